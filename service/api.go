@@ -1,0 +1,129 @@
+package service
+
+import (
+	"net/http"
+	"strconv"
+	"time"
+)
+
+// ledgerView is a ledger in /api/v1/ledgers: amounts in units, times in Unix ms.
+type ledgerView struct {
+	Application string   `json:"application"`
+	Alias       string   `json:"alias"`
+	Used        float64  `json:"used"`
+	Held        float64  `json:"held"`
+	Limit       *float64 `json:"limit"`
+	ResetAt     *int64   `json:"resetAt"`
+	Window      string   `json:"window"`
+	Policy      string   `json:"policy,omitempty"`
+	LastUsed    int64    `json:"lastUsed"`
+}
+
+func viewLedger(l LedgerState) ledgerView {
+	v := ledgerView{
+		Application: l.Application, Alias: l.Alias, Used: l.Used.Units(), Held: l.Held.Units(),
+		Window: l.Window.String(), Policy: l.Policy, LastUsed: l.LastUsed.UnixMilli(),
+	}
+	if l.Limited {
+		limit, reset := l.Limit.Units(), l.ResetAt.UnixMilli()
+		v.Limit, v.ResetAt = &limit, &reset
+	}
+	return v
+}
+
+// serveLedgers answers {"ledgers":[…]}, the most recently used first. ?limit= and ?offset= page, ?q=
+// keeps the aliases that contain it.
+func (s *Service) serveLedgers(w http.ResponseWriter, r *http.Request) {
+	limit, offset, ok := paging(w, r)
+	if !ok {
+		return
+	}
+	found, err := s.ledger.Ledgers(r.Context(), LedgerQuery{Contains: r.FormValue("q"), Limit: limit, Offset: offset})
+	if err != nil {
+		s.serverError(w, r, err)
+		return
+	}
+	views := make([]ledgerView, len(found))
+	for i, l := range found {
+		views[i] = viewLedger(l)
+	}
+	writeJSON(w, http.StatusOK, map[string]any{"ledgers": views})
+}
+
+// allocationView is an allocation in /api/v1/allocations.
+type allocationView struct {
+	ID          string   `json:"id"`
+	Application string   `json:"application"`
+	Alias       string   `json:"alias"`
+	State       string   `json:"state"`
+	Flags       []string `json:"flags"`
+	Reserved    float64  `json:"reserved"`
+	Charged     float64  `json:"charged"`
+	ReservedAt  int64    `json:"reservedAt"`
+	EndedAt     *int64   `json:"endedAt"`
+	Metadata    Metadata `json:"metadata"`
+}
+
+// serveAllocations answers {"allocations":[…]}, the newest first.
+func (s *Service) serveAllocations(w http.ResponseWriter, r *http.Request) {
+	limit, _, ok := paging(w, r)
+	if !ok {
+		return
+	}
+	found, err := s.ledger.Allocations(r.Context(), AllocationQuery{Limit: limit})
+	if err != nil {
+		s.serverError(w, r, err)
+		return
+	}
+	views := make([]allocationView, len(found))
+	for i, a := range found {
+		views[i] = allocationView{
+			ID: a.ID, Application: a.Application, Alias: a.Alias, State: a.State.String(), Flags: a.Flags.Names(),
+			Reserved: a.Reserved.Units(), Charged: a.Charged.Units(), ReservedAt: a.ReservedAt.UnixMilli(), Metadata: a.Metadata,
+		}
+		if !a.EndedAt.IsZero() {
+			ended := a.EndedAt.UnixMilli()
+			views[i].EndedAt = &ended
+		}
+	}
+	writeJSON(w, http.StatusOK, map[string]any{"allocations": views})
+}
+
+// serveStats answers what the service has done since it was started.
+func (s *Service) serveStats(w http.ResponseWriter, _ *http.Request) {
+	writeJSON(w, http.StatusOK, map[string]any{
+		"now":          time.Now().UnixMilli(),
+		"startedAt":    s.started.UnixMilli(),
+		"applications": len(s.config.Applications),
+		"connections":  s.connections(),
+		"ledger":       s.ledger.Counters(),
+		"refused":      s.counts.refused.Load(),
+		"oneWayErrors": s.counts.oneWayErrors.Load(),
+		"failures":     s.counts.failures.Load(),
+		"unauthorized": s.counts.unauthorized.Load(),
+	})
+}
+
+// paging reads ?limit= and ?offset=; where they are no numbers it answers 400.
+func paging(w http.ResponseWriter, r *http.Request) (limit, offset int, ok bool) {
+	for name, value := range map[string]*int{"limit": &limit, "offset": &offset} {
+		text := r.FormValue(name)
+		if text == "" {
+			continue
+		}
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 0 {
+			writeError(w, http.StatusBadRequest, "invalid_parameter", name+" is not a number from 0 up")
+			return 0, 0, false
+		}
+		*value = n
+	}
+	return limit, offset, true
+}
+
+func (s *Service) serverError(w http.ResponseWriter, r *http.Request, err error) {
+	if r.Context().Err() == nil {
+		s.log.Error("a query failed", "path", r.URL.Path, "error", err)
+	}
+	writeError(w, http.StatusInternalServerError, "internal", "the ledger could not be read")
+}

@@ -1,0 +1,105 @@
+package service_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/usageflow/usageflow-go-middleware/service"
+)
+
+const example = `
+applications:
+  - name: acme
+    keys: [uf_dev_key, uf_next_key]
+    monitoringPaths: [{method: "*", url: "*"}]
+    whitelistEndpoints: [{method: GET, url: /health}]
+    blockedEndpoints: [{method: GET, url: /api/legacy}, {method: GET, url: /api/old, identity: bob}]
+    policies:
+      - {method: GET, url: /api/reports, identityFieldName: X-User, identityFieldLocation: headers, hasRateLimit: true, limit: 5, window: minute}
+      - {method: POST, url: /api/completions, identityFieldName: X-User, identityFieldLocation: headers, hasRateLimit: true, limit: 10000, window: day, responseTrackingField: usage.total_tokens}
+      - {method: GET, url: "/api/users/{id}", responseTrackingField: n, isResponseTrackingEnabled: false}
+  - name: other
+    keys: [uf_other_key]
+    accountReachLimit: true
+`
+
+func TestLoadConfig(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "usageflow.yaml")
+	if err := os.WriteFile(path, []byte(example), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := service.LoadConfig(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	acme := c.Application("uf_dev_key")
+	if acme == nil || acme.Name != "acme" || c.Application("uf_next_key") != acme || c.Application("uf_other_key").Name != "other" {
+		t.Fatalf("applications %+v", c.Applications)
+	}
+	if c.Application("") != nil || c.Application("nothing") != nil {
+		t.Error("an unknown key has an application")
+	}
+	if p := acme.Policies[0]; p.Type != service.TypeAPI || p.Limit != 5e6 || p.Window != service.WindowMinute || p.Name != "GET /api/reports" || p.IsResponseTrackingEnabled {
+		t.Errorf("policy %+v", p)
+	}
+	if !acme.Policies[1].IsResponseTrackingEnabled || acme.Policies[2].IsResponseTrackingEnabled {
+		t.Error("isResponseTrackingEnabled does not follow the field's presence and its own value")
+	}
+	if !c.Application("uf_other_key").AccountReachLimit {
+		t.Error("accountReachLimit is lost")
+	}
+	if _, err := service.LoadConfig(path + ".none"); !os.IsNotExist(unwrap(err)) {
+		t.Errorf("a missing file: %v", err)
+	}
+}
+
+func unwrap(err error) error {
+	for {
+		inner, ok := err.(interface{ Unwrap() error })
+		if !ok || inner.Unwrap() == nil || os.IsNotExist(err) {
+			return err
+		}
+		err = inner.Unwrap()
+	}
+}
+
+func TestConfigErrors(t *testing.T) {
+	policy := func(fields string) string {
+		return "applications:\n  - name: a\n    keys: [secret-key]\n    policies:\n      - {method: GET, url: /x, " + fields + "}\n"
+	}
+	for _, test := range []struct{ name, text, want string }{
+		{"unknown key", "applications:\n  - name: a\n    keys: [secret-key]\n    colour: red\n", "c.yaml:4: "},
+		{"unknown policy key", policy("limits: 5"), "c.yaml:5: "},
+		{"no yaml", "applications: [", "c.yaml"},
+		{"wrong type", policy("hasRateLimit: maybe"), "c.yaml:5: "},
+		{"empty", "", "no application"},
+		{"no applications", "applications: []", "no application"},
+		{"no name", "applications:\n  - keys: [secret-key]\n", "has no name"},
+		{"no keys", "applications:\n  - name: a\n", "has no keys"},
+		{"empty key", "applications:\n  - name: a\n    keys: ['']\n", "key is empty"},
+		{"same name", "applications:\n  - name: a\n    keys: [k]\n  - name: a\n    keys: [l]\n", "c.yaml:4: applications[1].name"},
+		{"same key", "applications:\n  - name: a\n    keys: [secret-key]\n  - name: b\n    keys: [secret-key]\n", `application "a" has this key already`},
+		{"window", policy("hasRateLimit: true, limit: 5, window: week"), "c.yaml:5: applications[0].policies[0].window"},
+		{"negative limit", policy("hasRateLimit: true, limit: -5, window: day"), "c.yaml:5: applications[0].policies[0].limit"},
+		{"infinite limit", policy("hasRateLimit: true, limit: .inf, window: day"), "not a finite number"},
+		{"no limit", policy("hasRateLimit: true, window: day"), "there is no limit"},
+		{"no window", policy("hasRateLimit: true, limit: 5"), "there is no window"},
+		{"limit without hasRateLimit", policy("limit: 5, window: day"), "hasRateLimit is not true"},
+		{"type", policy("type: PAGE"), "neither API nor FUNCTION"},
+		{"location", policy("identityFieldLocation: moon"), "is not one of headers"},
+		{"url", "applications:\n  - name: a\n    keys: [k]\n    whitelistEndpoints: [{method: GET, url: health}]\n", "begins neither with /"},
+		{"no method", "applications:\n  - name: a\n    keys: [k]\n    blockedEndpoints: [{url: /x}]\n", "the method is missing"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			_, err := service.ParseConfig("c.yaml", []byte(test.text))
+			if err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Fatalf("error %v, want %q in it", err, test.want)
+			}
+			if strings.Contains(err.Error(), "secret-key") || strings.Contains(err.Error(), "\n") {
+				t.Fatalf("the error quotes the file: %v", err)
+			}
+		})
+	}
+}

@@ -1,0 +1,293 @@
+package service
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/gorilla/websocket"
+
+	"github.com/usageflow/usageflow-go-middleware/socket"
+)
+
+const (
+	// maxMessage is the largest message; a larger one closes the connection with 1009.
+	maxMessage = 1 << 20
+	// maxInFlight bounds the operations of one connection that wait for the ledger. A connection that
+	// has as many is not read from until one is answered.
+	maxInFlight = 1024
+	// pingInterval and pongWait find peers that are gone.
+	pingInterval = 30 * time.Second
+	pongWait     = 60 * time.Second
+	// farewell is how long a peer may take to answer a close frame.
+	farewell = 2 * time.Second
+)
+
+var errBinary = errors.New("the peer sent a binary message")
+
+// conn is an agent's WebSocket. One goroutine reads and submits (read), one writes (outbox.write); the
+// ledger's goroutine puts replies into the outbox. Messages take effect in the order in which they
+// arrive, and nobody waits for one to be durable before the next is submitted.
+type conn struct {
+	service *Service
+	app     *Application
+	ws      *websocket.Conn
+	out     *outbox
+	// slots has one element per operation in flight.
+	slots chan struct{}
+	// quiet is held by who takes all the slots: two who do so at once would wait for each other for ever.
+	quiet sync.Mutex
+
+	leaveOnce sync.Once
+}
+
+func newConn(s *Service, app *Application, ws *websocket.Conn, flush *flushConn) *conn {
+	return &conn{service: s, app: app, ws: ws, out: newOutbox(ws, flush), slots: make(chan struct{}, maxInFlight)}
+}
+
+// serve runs the connection and returns when both of its goroutines have ended and what it submitted
+// has been decided.
+func (c *conn) serve() {
+	var writer sync.WaitGroup
+	writer.Go(c.out.write)
+	c.ws.SetReadLimit(maxMessage)
+	c.extend()
+	c.ws.SetPongHandler(func(string) error { c.extend(); return nil })
+	c.ws.SetPingHandler(func(data string) error {
+		c.extend()
+		c.out.control(websocket.PongMessage, []byte(data))
+		return nil
+	})
+	c.ws.SetCloseHandler(func(code int, _ string) error {
+		if code == websocket.CloseNoStatusReceived {
+			code = websocket.CloseNormalClosure
+		}
+		c.out.close(code, "")
+		return nil
+	})
+	err := c.read()
+	c.out.close(websocket.CloseNormalClosure, "")
+	writer.Wait()
+	if errors.Is(err, websocket.ErrReadLimit) || errors.Is(err, errBinary) {
+		c.drain()
+	}
+	if err := c.ws.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+		c.service.log.Debug("closing a connection failed", "error", err)
+	}
+	c.quiesce(context.Background(), func() {})
+	c.service.log.Debug("an agent has gone", "application", c.app.Name, "reason", err)
+}
+
+// drain reads and drops what the peer is still sending: closing a connection with unread bytes resets
+// it, and the peer would not see why it was closed.
+func (c *conn) drain() {
+	c.deadline(farewell)
+	// Whatever ends it, the connection is closed next.
+	_, _ = io.Copy(io.Discard, io.LimitReader(c.ws.NetConn(), 32*maxMessage))
+}
+
+// extend gives the peer another pongWait, unless it is on its way out.
+func (c *conn) extend() {
+	if !c.out.isClosed() {
+		c.deadline(pongWait)
+	}
+}
+
+// deadline bounds the next read. An error means that the connection is closed: the read will say so.
+func (c *conn) deadline(d time.Duration) { _ = c.ws.SetReadDeadline(time.Now().Add(d)) }
+
+// read submits messages until the connection ends.
+func (c *conn) read() error {
+	for {
+		kind, data, err := c.ws.ReadMessage()
+		if err != nil {
+			return err
+		}
+		if kind != websocket.TextMessage {
+			c.out.close(websocket.CloseUnsupportedData, "messages are text")
+			return errBinary
+		}
+		c.handle(data)
+	}
+}
+
+// handle answers one message, or submits it to the ledger, whose answer then comes later.
+func (c *conn) handle(data []byte) {
+	r, err := decodeRequest(data)
+	if err != nil {
+		c.refuse(r.ID, r.Type, &refusal{code: codeInvalidMessage, message: "the message is not the JSON of a message: " + err.Error()})
+		return
+	}
+	switch r.Type {
+	case socket.TypeRequestForAllocation:
+		c.reserve(&r)
+	case socket.TypeUseAllocation:
+		c.settle(&r)
+	case socket.TypeGetPolicies:
+		c.describe(&r, c.app.policies())
+	case socket.TypeGetConfig:
+		c.describe(&r, c.app.settings())
+	case socket.TypeGetBlockedEndpoints:
+		c.describe(&r, c.app.blocked())
+	default:
+		c.refuse(r.ID, r.Type, &refusal{code: codeUnknownType, message: "there is no message of this type"})
+	}
+}
+
+func (c *conn) describe(r *request, payload any) {
+	if r.ID == "" {
+		return
+	}
+	data, err := json.Marshal(&socket.UsageFlowSocketResponse{Type: r.Type, ReplyTo: r.ID, ID: r.ID, Payload: payload})
+	if err != nil {
+		c.service.log.Error("a reply could not be encoded", "type", r.Type, "error", err)
+		return
+	}
+	c.out.text(frame{data: data})
+}
+
+func (c *conn) reserve(r *request) {
+	amount, refused := r.Payload.checked()
+	if refused != nil {
+		c.refuse(r.ID, r.Type, refused)
+		return
+	}
+	id := r.ID
+	if !c.acquire() {
+		return
+	}
+	err := c.service.ledger.SubmitReserve(Reservation{
+		Application: c.app.Name, Alias: r.Payload.Alias, ID: cmp.Or(r.Payload.AllocationID, uuid.NewString()), Amount: amount,
+		Limit: c.app.limits.find(r.Payload.Alias), Metadata: r.Payload.Metadata,
+	}, func(d Decision, err error) {
+		defer func() { <-c.slots }()
+		if err != nil {
+			c.failed(id, socket.TypeRequestForAllocation, err)
+			return
+		}
+		if id != "" {
+			c.out.text(frame{reply: func() *socket.UsageFlowSocketResponse { return d.reply(id) }})
+		}
+	})
+	if err != nil {
+		<-c.slots
+		c.failed(id, r.Type, err)
+	}
+}
+
+func (c *conn) settle(r *request) {
+	amount, refused := r.Payload.checked()
+	if refused == nil && r.Payload.AllocationID == "" {
+		refused = &refusal{code: codeInvalidID, message: "the allocation id is missing"}
+	}
+	if refused != nil {
+		c.refuse(r.ID, r.Type, refused)
+		return
+	}
+	id := r.ID
+	if !c.acquire() {
+		return
+	}
+	err := c.service.ledger.SubmitSettle(Settlement{
+		Application: c.app.Name, Alias: r.Payload.Alias, ID: r.Payload.AllocationID, Amount: amount,
+		Limit: c.app.limits.find(r.Payload.Alias), Metadata: r.Payload.Metadata,
+	}, func(receipt Receipt, err error) {
+		defer func() { <-c.slots }()
+		if err != nil {
+			c.failed(id, socket.TypeUseAllocation, err)
+			return
+		}
+		if id != "" {
+			c.out.text(frame{reply: func() *socket.UsageFlowSocketResponse { return receipt.reply(id) }})
+		}
+	})
+	if err != nil {
+		<-c.slots
+		c.failed(id, r.Type, err)
+	}
+}
+
+// acquire waits for a slot in flight; false says that connections are being cut.
+func (c *conn) acquire() bool {
+	select {
+	case c.slots <- struct{}{}:
+		return true
+	case <-c.service.cut:
+		return false
+	}
+}
+
+// failed answers an operation that the ledger did not carry out. What the agent did wrong is told to
+// it. A failure of the ledger is not: agents take an error reply as the answer, deny their caller or
+// give a settlement up. The connection ends instead, which they treat as the outage it is.
+func (c *conn) failed(id, kind string, err error) {
+	switch {
+	case errors.Is(err, ErrConflict):
+		c.refuse(id, kind, &refusal{code: codeConflict, message: err.Error()})
+	case errors.Is(err, ErrTooManyLedgers):
+		c.refuse(id, kind, &refusal{code: codeTooManyLedgers, message: err.Error()})
+	default:
+		c.service.counts.failures.Add(1)
+		if c.out.close(websocket.CloseTryAgainLater, "the ledger is unavailable") {
+			c.deadline(farewell)
+		}
+	}
+}
+
+// refuse sends an error reply. A one-way message has nobody to tell but the log, and so has one that
+// cannot be read, which is answered without replyTo.
+func (c *conn) refuse(id, kind string, r *refusal) {
+	c.service.counts.refused.Add(1)
+	if id == "" {
+		c.service.oneWayError(c.app.Name, kind, r)
+		if r.code != codeInvalidMessage {
+			return
+		}
+	}
+	c.reply(r.reply(id))
+}
+
+func (c *conn) reply(r *socket.UsageFlowSocketResponse) {
+	c.out.text(frame{reply: func() *socket.UsageFlowSocketResponse { return r }})
+}
+
+// leave tells the agent to go elsewhere: what is in flight is answered, then comes the close frame,
+// and what the agent has sent before it reads that still takes effect, without replies.
+func (c *conn) leave(ctx context.Context) {
+	c.leaveOnce.Do(func() {
+		c.quiesce(ctx, func() {
+			if c.out.close(websocket.CloseGoingAway, "the service is stopping") {
+				c.deadline(farewell)
+			}
+		})
+	})
+}
+
+// quiesce waits until nothing is in flight, or ctx ends or connections are cut, and calls then before
+// anything else is submitted.
+func (c *conn) quiesce(ctx context.Context, then func()) {
+	c.quiet.Lock()
+	defer c.quiet.Unlock()
+	taken := 0
+	for taken < maxInFlight && ctx.Err() == nil && c.acquire() {
+		taken++
+	}
+	then()
+	for range taken {
+		<-c.slots
+	}
+}
+
+// abort ends the connection without a word.
+func (c *conn) abort() {
+	c.out.discard()
+	if err := c.ws.NetConn().Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+		c.service.log.Debug("closing a connection failed", "error", err)
+	}
+}

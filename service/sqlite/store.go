@@ -1,0 +1,269 @@
+package sqlite
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/usageflow/usageflow-go-middleware/service"
+)
+
+// ErrInUse is returned by Open when another Store, of this or of another process, has the folder open.
+var ErrInUse = errors.New("the data folder is in use by another process")
+
+// Options configure a Store. The zero value of everything but Dir is a good default.
+type Options struct {
+	// Dir is the folder of the data files; it is created if it does not exist.
+	Dir string
+	// Now is the clock; time.Now by default.
+	Now func() time.Time
+	// HoldTime is how long an allocation is held before it expires; 5 minutes by default.
+	HoldTime time.Duration
+	// Logger is told when writing begins to fail and when it works again; slog.Default by default.
+	Logger *slog.Logger
+	// QueueSize bounds the operations that wait (65,536 by default), MaxBatch those of one
+	// transaction (1,024), MaxLedgers the aliases (2,000,000).
+	QueueSize, MaxBatch, MaxLedgers int
+	// FoldAfter is the number of changed records after which they are folded without waiting for the
+	// second to end (32,768); from MaxUnfolded on (1,000,000) operations wait for the folder.
+	FoldAfter, MaxUnfolded int
+}
+
+func (o *Options) setDefaults() {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	o.HoldTime = cmp.Or(o.HoldTime, 5*time.Minute)
+	o.QueueSize = cmp.Or(o.QueueSize, 1<<16)
+	o.MaxBatch = cmp.Or(o.MaxBatch, 1024)
+	o.MaxLedgers = cmp.Or(o.MaxLedgers, 2_000_000)
+	o.FoldAfter = cmp.Or(o.FoldAfter, 1<<15)
+	o.MaxUnfolded = cmp.Or(o.MaxUnfolded, 1_000_000)
+}
+
+// Store is a service.Ledger in a folder.
+type Store struct {
+	// Static after Open.
+	opts     Options
+	queue    chan *operation
+	foldJobs chan *foldJob
+	foldDone chan error
+	wg       sync.WaitGroup
+
+	// Owned by the committer.
+	journal                    *journal
+	tables                     *tables
+	clock                      clock
+	gen                        uint64
+	dirt                       dirt
+	folding                    *foldJob
+	lookupKeys                 []allocKey
+	commitFailing, foldFailing bool
+
+	// submitMu lets Close wait for Submit calls that are on their way into the queue. It is never
+	// held together with mu.
+	submitMu sync.RWMutex
+	closed   bool
+
+	mu      sync.RWMutex // written by the committer, read by queries
+	state   *state
+	counted service.Counters
+
+	closeErr  error
+	closeOnce sync.Once
+}
+
+var _ service.Ledger = (*Store)(nil)
+
+// Open opens the ledger in opts.Dir and brings it to where the last process left it. The error wraps
+// ErrInUse where another process has it.
+func Open(opts Options) (*Store, error) {
+	opts.setDefaults()
+	if opts.Dir == "" {
+		return nil, errors.New("sqlite: no data folder is given")
+	}
+	if err := os.MkdirAll(opts.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("create the data folder: %w", err)
+	}
+	ctx := context.Background()
+	s := &Store{
+		opts:     opts,
+		queue:    make(chan *operation, opts.QueueSize),
+		foldJobs: make(chan *foldJob, 1),
+		foldDone: make(chan error, 1),
+		clock:    clock{now: opts.Now},
+	}
+	var err error
+	if s.journal, err = openJournal(ctx, filepath.Join(opts.Dir, "journal.db")); err != nil {
+		return nil, err
+	}
+	if s.tables, err = openTables(ctx, filepath.Join(opts.Dir, "usageflow.db")); err != nil {
+		return nil, errors.Join(err, s.journal.close())
+	}
+	if err := s.restore(ctx); err != nil {
+		err = fmt.Errorf("read the ledger in %s: %w", opts.Dir, err)
+		return nil, errors.Join(err, s.tables.close(), s.journal.close())
+	}
+	s.wg.Add(2)
+	go s.committer(ctx)
+	go s.folder(ctx)
+	return s, nil
+}
+
+// restore reads the tables and replays the journal over them.
+func (s *Store) restore(ctx context.Context) error {
+	size, err := s.tables.size(ctx)
+	if err != nil {
+		return err
+	}
+	s.state = newState(min(size, s.opts.MaxLedgers))
+	err = s.tables.load(ctx, s.restoreAccount, func(al *allocation, num uint32) error {
+		al.inTables = true
+		return s.restoreAllocation(al, num)
+	})
+	if err != nil {
+		return err
+	}
+	if s.tables.wall != 0 {
+		s.clock.restore(s.tables.age, time.UnixMilli(s.tables.wall))
+	}
+	s.journal.seq = max(s.journal.seq, s.tables.folded)
+	if err := s.journal.replay(ctx, s.tables.folded, s.replay); err != nil {
+		return err
+	}
+	return s.restoreLists()
+}
+
+func (s *Store) restoreAccount(a *account) {
+	s.state.accounts[a.name] = a
+	s.state.byNum[a.num] = a
+	s.state.nextNum = max(s.state.nextNum, a.num+1)
+}
+
+// restoreAllocation keeps al until restoreLists sorts out which are over.
+func (s *Store) restoreAllocation(al *allocation, num uint32) error {
+	if al.account = s.state.byNum[num]; al.account == nil {
+		return fmt.Errorf("allocation %d is of ledger %d, which does not exist", al.seq, num)
+	}
+	s.state.allocs[al.key] = al
+	s.state.nextSeq = max(s.state.nextSeq, al.seq+1)
+	return nil
+}
+
+// replay puts the records of one journal row over what is there.
+func (s *Store) replay(r *row) error {
+	s.clock.restore(r.age, time.UnixMilli(r.wall))
+	for _, a := range r.accounts {
+		if known := s.state.byNum[a.num]; known != nil {
+			known.counters = a.counters
+			a = known
+		} else if !a.named {
+			return fmt.Errorf("%w: ledger %d has no name", errBadRow, a.num)
+		} else {
+			s.restoreAccount(a)
+		}
+		s.dirt.addAccount(a)
+	}
+	for i, al := range r.allocs {
+		if known := s.state.allocs[al.key]; known != nil {
+			known.progress = al.progress
+			al = known
+		} else if err := s.restoreAllocation(al, r.nums[i]); err != nil {
+			return err
+		}
+		s.dirt.addAllocation(al)
+	}
+	return nil
+}
+
+// restoreLists builds the lists in the orders that they keep.
+func (s *Store) restoreLists() error {
+	allocs := make([]*allocation, 0, len(s.state.allocs))
+	for _, al := range s.state.allocs {
+		allocs = append(allocs, al)
+	}
+	slices.SortFunc(allocs, func(a, b *allocation) int { return cmp.Compare(a.seq, b.seq) })
+	for _, al := range allocs {
+		s.state.place(al)
+		if al.state != service.StateHeld && !al.dirty {
+			delete(s.state.allocs, al.key)
+		}
+	}
+	accounts := make([]*account, 0, len(s.state.accounts))
+	for _, a := range s.state.accounts {
+		accounts = append(accounts, a)
+	}
+	slices.SortFunc(accounts, func(a, b *account) int { return cmp.Compare(a.touched, b.touched) })
+	for _, a := range accounts {
+		s.state.touchAccount(a)
+	}
+	return nil
+}
+
+// SubmitReserve implements service.Ledger.
+func (s *Store) SubmitReserve(r service.Reservation, done func(service.Decision, error)) error {
+	meta, err := encodeMetadata(r.Metadata)
+	if err != nil {
+		return err
+	}
+	return s.submit(&operation{key: keyOf(r.Application, r.ID), meta: meta, reservation: r, reserveDone: done})
+}
+
+// SubmitSettle implements service.Ledger.
+func (s *Store) SubmitSettle(t service.Settlement, done func(service.Receipt, error)) error {
+	meta, err := encodeMetadata(t.Metadata)
+	if err != nil {
+		return err
+	}
+	return s.submit(&operation{key: keyOf(t.Application, t.ID), meta: meta, settlement: t, settleDone: done})
+}
+
+// submit queues op without waiting.
+func (s *Store) submit(op *operation) error {
+	s.submitMu.RLock()
+	defer s.submitMu.RUnlock()
+	if s.closed {
+		return service.ErrLedgerClosed
+	}
+	select {
+	case s.queue <- op:
+		return nil
+	default:
+		return service.ErrQueueFull
+	}
+}
+
+func encodeMetadata(m service.Metadata) ([]byte, error) {
+	if m == (service.Metadata{}) {
+		return nil, nil
+	}
+	return json.Marshal(m)
+}
+
+// Close implements service.Ledger.
+func (s *Store) Close() error {
+	s.closeOnce.Do(func() {
+		s.submitMu.Lock()
+		s.closed = true
+		close(s.queue)
+		s.submitMu.Unlock()
+		s.wg.Wait()
+		s.closeErr = s.tables.close()
+		if s.journal.trimTo > 0 {
+			s.closeErr = errors.Join(s.closeErr, s.journal.trim(context.Background()))
+		}
+		s.closeErr = errors.Join(s.closeErr, s.journal.close())
+	})
+	return s.closeErr
+}
