@@ -1,0 +1,218 @@
+package core
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/usageflow/usageflow-go-middleware/socket"
+)
+
+// Applies reports whether Begin has anything to do for requests of a route. Adapters ask it first, so that a
+// route that is neither metered nor blocked costs no allocation. route is as in Request.Route.
+func (f *Flow) Applies(method, route string) bool {
+	if route == "" || f.stopped.Load() {
+		return false
+	}
+	if c := f.configuration.Load(); c != nil {
+		return !c.rule(method, route).idle()
+	}
+	select {
+	case <-f.gate:
+		if f.configuration.Load() != nil { // it has come in this moment
+			return true
+		}
+		f.counters.unmetered.Add(1)
+		return false
+	default:
+		return true // Begin waits for the first configuration
+	}
+}
+
+// Begin decides on a request before its handler runs. A Denial is the answer to give in the handler's place. A Call is to
+// be ended when the handler has returned; the handler gets the request that Call.Request makes. Where both are
+// nil, the request passes untouched. Begin waits for the service on rate-limited routes only, for at most
+// Config.Timeout; an outage is not a denial.
+func (f *Flow) Begin(ctx context.Context, r *Request) (*Call, *Denial) {
+	if r.Route == "" || f.stopped.Load() || FromContext(ctx) != nil {
+		return nil, nil
+	}
+	if f.cfg.Skip != nil && f.callSkip(r) {
+		return nil, nil // at once: a health check must not wait for the first configuration
+	}
+	conf := f.current(ctx)
+	if conf == nil {
+		return nil, nil
+	}
+	rl := conf.rule(r.Method, r.Route)
+	if rl.idle() {
+		return nil, nil
+	}
+	if rl.blockedAll {
+		return nil, f.blocked(rl)
+	}
+	identity, raw := f.identify(r, rl)
+	if rl.blocks(identity, raw) {
+		return nil, f.blocked(rl)
+	}
+	if !rl.metered {
+		return nil, nil
+	}
+	c := f.newCall(ctx, rl, identity, 1)
+	c.method = r.Method
+	c.rawURL = rl.maskPath(r.URL.Path)
+	c.clientIP = r.ClientIP
+	c.userAgent = r.UserAgent()
+	if f.cfg.Capture.any() {
+		f.capture(c, r)
+	}
+	if len(rl.tracked) > 0 {
+		c.seen = newResponseScanner(rl.tracked)
+	}
+	return f.admit(ctx, c)
+}
+
+func (f *Flow) blocked(rl *rule) *Denial {
+	f.counters.blocked.Add(1)
+	f.observe(Event{Kind: EventBlocked, Alias: rl.alias})
+	return blockedDenial()
+}
+
+// admit reserves: it waits for the answer where the route is limited, and leaves it to the sender where it is not.
+// Shutdown either sees the call counted and waits for it, or is seen here and the call passes unmetered.
+func (f *Flow) admit(ctx context.Context, c *Call) (*Call, *Denial) {
+	if c.rule.limited {
+		f.deciding.Add(1)
+		defer f.decisionOver()
+		if f.stopped.Load() {
+			return nil, nil
+		}
+		if denial := f.decide(ctx, c); denial != nil {
+			return nil, denial
+		}
+		f.counters.admitted.Add(1)
+	} else {
+		f.counters.admitted.Add(1)
+		if f.stopped.Load() {
+			f.counters.admitted.Add(-1)
+			f.outbox.wake()
+			return nil, nil
+		}
+		f.sender.begin(c)
+	}
+	f.observe(Event{Kind: EventAdmitted, Alias: c.alias, AllocationID: c.AllocationID()})
+	return c, nil
+}
+
+func (f *Flow) decisionOver() {
+	if f.deciding.Add(-1) == 0 && f.stopped.Load() {
+		f.outbox.wake()
+	}
+}
+
+// current returns the configuration in force. Before the first one it waits, for as long as the first
+// attempt to get one is going on, and for at most Timeout.
+func (f *Flow) current(ctx context.Context) *configuration {
+	if c := f.configuration.Load(); c != nil {
+		return c
+	}
+	select {
+	case <-f.gate:
+	default:
+		timer := time.NewTimer(f.cfg.Timeout)
+		defer timer.Stop()
+		select {
+		case <-f.gate:
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+	}
+	c := f.configuration.Load()
+	if c == nil {
+		f.counters.unmetered.Add(1)
+	}
+	return c
+}
+
+// decide asks the service whether c may run. Nil: it may.
+func (f *Flow) decide(ctx context.Context, c *Call) *Denial {
+	if r := f.denials.get(c.alias, c.reserved, c.start); r != nil {
+		return f.deny(c, r)
+	}
+	resp, err := f.ask(ctx, &socket.UsageFlowSocketMessage{
+		Type:    socket.TypeRequestForAllocation,
+		Payload: &socket.RequestForAllocation{Alias: c.alias, Amount: c.reserved, AllocationID: c.ids[:uuidLen]},
+	})
+	if err != nil {
+		return f.undecided(ctx, c, err)
+	}
+	f.decided()
+	if resp.Refused() {
+		r := newRefusal(c.reserved, resp.Message, resp.Payload, time.Now())
+		f.denials.put(c.alias, r)
+		return f.deny(c, r)
+	}
+	c.known.Store(true)
+	if payload, ok := resp.Payload.(map[string]any); ok {
+		if id, ok := payload["allocationId"].(string); ok && id != c.ids[:uuidLen] && len(id) <= maxIdentityBytes {
+			c.granted = id
+		}
+	}
+	return nil
+}
+
+// ask is the transport's Call, bounded by Timeout and by the deadline of ctx. It goes on where ctx is cancelled: a client
+// that hangs up before the decision must not get its request past the limit.
+func (f *Flow) ask(ctx context.Context, m *socket.UsageFlowSocketMessage) (*socket.UsageFlowSocketResponse, error) {
+	deadline, has := ctx.Deadline()
+	if f.ownTransport && !has {
+		// The flow's own pool has Timeout as its default, which costs less than a context.
+		return f.transport.Call(context.Background(), m)
+	}
+	if latest := time.Now().Add(f.cfg.Timeout); !has || latest.Before(deadline) {
+		deadline = latest
+	}
+	ctx, cancel := context.WithDeadline(context.WithoutCancel(ctx), deadline)
+	defer cancel()
+	resp, err := f.transport.Call(ctx, m)
+	if resp == nil && err == nil {
+		err = errNoReply
+	}
+	return resp, err
+}
+
+var errNoReply = errors.New("core: the transport gave neither a reply nor an error")
+
+func (f *Flow) deny(c *Call, r *refusal) *Denial {
+	f.counters.denied.Add(1)
+	f.observe(Event{Kind: EventDenied, Alias: c.alias, AllocationID: c.ids[:uuidLen]})
+	return r.denial(time.Now())
+}
+
+// undecided is what happens when no answer came: the request passes, or gets 503 with FailClosed. Its
+// reservation may have reached the service all the same; settling it under the same id, with amount 0 where
+// the request does not run, leaves nothing held.
+func (f *Flow) undecided(ctx context.Context, c *Call, err error) *Denial {
+	if ctx.Err() == nil && !f.outage.Swap(true) { // else it was the request's own deadline that passed
+		f.log.Warn("usageflow gives no decisions", "error", err, "fail_closed", f.cfg.FailClosed)
+		f.observe(Event{Kind: EventOutage, Err: err})
+	}
+	if !f.cfg.FailClosed {
+		f.counters.failedOpen.Add(1)
+		f.observe(Event{Kind: EventFailedOpen, Alias: c.alias, AllocationID: c.ids[:uuidLen], Err: err})
+		return nil
+	}
+	f.counters.failedClosed.Add(1)
+	f.observe(Event{Kind: EventFailedClosed, Alias: c.alias, AllocationID: c.ids[:uuidLen], Err: err})
+	if mayHaveReserved(err) {
+		f.voidLost(c)
+	}
+	return unavailableDenial()
+}
+
+func (f *Flow) decided() {
+	if f.outage.Load() && f.outage.Swap(false) {
+		f.log.Info("usageflow gives decisions again")
+		f.observe(Event{Kind: EventRecovered})
+	}
+}

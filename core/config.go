@@ -1,0 +1,113 @@
+package core
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/usageflow/usageflow-go-middleware/socket"
+)
+
+const (
+	defaultTimeout         = 2 * time.Second
+	defaultRefreshInterval = 30 * time.Second
+	defaultMaxBodyBytes    = 1 << 20
+	defaultMaxPendingBytes = 64 << 20
+	defaultCaptureBytes    = 4 << 10
+)
+
+// Config configures a Flow. The zero value plus a key, or a Transport, works.
+type Config struct {
+	// APIKey names the application at the service. Required unless Transport is set.
+	APIKey string
+	// URL of the service. Default: the environment's USAGEFLOW_URL, else ws://localhost:9000/ws.
+	URL string
+	// PoolSize is the number of WebSockets. Default 10.
+	PoolSize int
+	// Transport replaces the pool that the flow makes. The flow does not close it.
+	Transport socket.Transport
+	// Timeout is the longest that a request waits for a decision of the service. Default 2 s.
+	Timeout time.Duration
+	// Logger is told of state changes and of what is lost. Default slog.Default().
+	Logger *slog.Logger
+
+	// Identify names the customer of a request, "" for none. Where it reports false, the policies decide.
+	Identify func(*Request) (string, bool)
+	// Skip exempts a request from everything: blocks, limits and metering.
+	Skip func(*Request) bool
+	// VerifyJWT checks a token and returns its claims. Without it, claims are read unverified: a name that anyone can claim.
+	VerifyJWT func(token string) (claims map[string]any, err error)
+	// VoidStatus says which response statuses are not charged, unless the handler set an amount or the response told
+	// it. Default: none.
+	VoidStatus func(status int) bool
+	// FailClosed answers rate-limited requests with 503 when the service gives no decision. By default they pass.
+	FailClosed bool
+
+	// Capture says what of a request goes out beside its amount. By default nothing.
+	Capture Capture
+	// Secrets names further headers, query parameters and JSON fields that are masked wherever they are captured.
+	Secrets []string
+	// RawIdentity sends an identity from a secret place (a plain cookie, Authorization, an x-*key header) as it is, not as a short hash.
+	RawIdentity bool
+
+	// MaxBodyBytes bounds how much of a request's body is read for an identity in it. A larger body has no
+	// identity. Default 1 MiB.
+	MaxBodyBytes int64
+	// MaxPendingBytes bounds the memory of settlements that the service has not confirmed. Past it, new
+	// ones are dropped, counted and logged. Default 64 MiB.
+	MaxPendingBytes int64
+	// SpoolDir is a folder for settlements that outlive the process. New refuses it: this version keeps them in memory only.
+	SpoolDir string
+	// RefreshInterval is how often policies, routes and blocks are fetched. Default 30 s.
+	RefreshInterval time.Duration
+	// Observe is told of every Event. It is called from many goroutines, the request's own among them, and must not block.
+	Observe func(Event)
+}
+
+// Capture says what of a request and its response goes out with the settlement. Secrets in it are masked.
+type Capture struct {
+	Headers, Query, PathParams bool
+	// RequestBody and ResponseBody send JSON and form bodies of up to MaxBytes; of others, only the size is sent.
+	RequestBody, ResponseBody bool
+	// MaxBytes is the size of the largest body that is captured. Default 4 KiB.
+	MaxBytes int
+}
+
+func (c Capture) any() bool {
+	return c.Headers || c.Query || c.PathParams || c.RequestBody || c.ResponseBody
+}
+
+// withDefaults returns cfg with every zero field set, or what is wrong with it.
+func (cfg Config) withDefaults() (Config, error) {
+	if cfg.APIKey == "" && cfg.Transport == nil {
+		return cfg, errors.New("core: no API key")
+	}
+	if cfg.SpoolDir != "" {
+		return cfg, errors.New("core: SpoolDir: this version keeps settlements in memory only")
+	}
+	for _, d := range []struct {
+		name  string
+		value time.Duration
+	}{{"Timeout", cfg.Timeout}, {"RefreshInterval", cfg.RefreshInterval}} {
+		if d.value < 0 {
+			return cfg, fmt.Errorf("core: %s %s is negative", d.name, d.value)
+		}
+	}
+	cfg.Timeout = orDefault(cfg.Timeout, defaultTimeout)
+	cfg.RefreshInterval = orDefault(cfg.RefreshInterval, defaultRefreshInterval)
+	cfg.MaxBodyBytes = orDefault(cfg.MaxBodyBytes, defaultMaxBodyBytes)
+	cfg.MaxPendingBytes = orDefault(cfg.MaxPendingBytes, defaultMaxPendingBytes)
+	cfg.Capture.MaxBytes = orDefault(cfg.Capture.MaxBytes, defaultCaptureBytes)
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	return cfg, nil
+}
+
+func orDefault[T ~int | ~int64](value, def T) T {
+	if value <= 0 {
+		return def
+	}
+	return value
+}

@@ -1,0 +1,123 @@
+package core
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+
+	"github.com/usageflow/usageflow-go-middleware/internal/wire"
+	"github.com/usageflow/usageflow-go-middleware/socket"
+)
+
+// Flow meters and limits the work of one application. Safe for concurrent use.
+type Flow struct {
+	// Static after construction.
+	cfg          Config
+	log          *slog.Logger
+	secrets      secretNames
+	transport    socket.Transport
+	ownTransport bool
+	ctx          context.Context // ends when Shutdown has drained
+	cancel       context.CancelFunc
+	gate         chan struct{} // closed when the first attempt to get a configuration is over
+	outbox       *outbox
+	sender       *sender
+
+	configuration atomic.Pointer[configuration] // nil before the first
+	stopped       atomic.Bool                   // Shutdown was called: requests pass
+	deciding      atomic.Int64                  // requests that wait for a decision
+	denials       denials
+	outage        atomic.Bool // the last decision failed
+	counters      counters
+
+	gateOnce  sync.Once
+	warnedJWT bool // owned by refresh
+	running   sync.WaitGroup
+
+	shutdownOnce sync.Once
+	shutdownDone chan struct{}
+	shutdownErr  error // set before shutdownDone is closed
+}
+
+// New makes a flow. It neither dials nor blocks: the flow's own goroutine connects. An error means that
+// the configuration can't work.
+func New(cfg Config) (*Flow, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	f := &Flow{cfg: cfg, log: cfg.Logger, secrets: newSecretNames(cfg.Secrets), transport: cfg.Transport, gate: make(chan struct{}), shutdownDone: make(chan struct{})}
+	if f.transport == nil {
+		f.ownTransport = true
+		f.transport, err = socket.NewManager(socket.ManagerConfig{
+			APIKey: cfg.APIKey, URL: cfg.URL, PoolSize: cfg.PoolSize, RequestTimeout: cfg.Timeout, Logger: cfg.Logger,
+		})
+		if err != nil {
+			return nil, fmt.Errorf("core: %w", err)
+		}
+	}
+	f.ctx, f.cancel = context.WithCancel(context.Background())
+	f.denials.clear()
+	f.outbox = newOutbox(f)
+	lanes, ok := f.transport.(wire.LaneTransport)
+	if !ok || lanes.Self() != any(f.transport) {
+		lanes = newCallLanes(f.ctx, f.transport, cfg.Timeout, &f.running)
+	}
+	f.sender = newSender(f, lanes)
+	f.running.Go(f.refresh)
+	f.running.Go(f.sender.run)
+	return f, nil
+}
+
+// openGate lets the requests pass that waited for the first configuration.
+func (f *Flow) openGate() { f.gateOnce.Do(func() { close(f.gate) }) }
+
+// Shutdown stops metering and waits until every call has ended and the service has confirmed every settlement, or ctx
+// ends. Then it ends the flow's goroutines and closes the pool that the flow made (not a Transport given to it), which
+// takes at most 5 s more. Requests that come later pass unmetered. The error says how many settlements are left
+// unconfirmed, if any: those count as Dropped. Call it after the HTTP server's own Shutdown, so that running requests
+// can end. Later calls wait for the first, or for their own ctx, and return the same error.
+func (f *Flow) Shutdown(ctx context.Context) error {
+	first := false
+	f.shutdownOnce.Do(func() { first = true })
+	if first {
+		f.shutdownErr = f.shutdown(ctx)
+		close(f.shutdownDone)
+		return f.shutdownErr
+	}
+	select {
+	case <-f.shutdownDone:
+		return f.shutdownErr
+	default:
+	}
+	select {
+	case <-f.shutdownDone:
+		return f.shutdownErr
+	case <-ctx.Done():
+		return fmt.Errorf("core: shutdown is going on: %w", context.Cause(ctx))
+	}
+}
+
+func (f *Flow) shutdown(ctx context.Context) error {
+	f.stopped.Store(true)
+	f.openGate()
+	drained := f.outbox.drain(ctx)
+	f.cancel()
+	var err error
+	if f.ownTransport {
+		err = f.transport.Close() // what is under way may still be confirmed
+	}
+	f.running.Wait()
+	if drained {
+		return err
+	}
+	left := f.outbox.abandon()
+	if left == 0 {
+		return err
+	}
+	f.log.Error("usageflow shut down before every settlement was confirmed", "unconfirmed", left)
+	return errors.Join(fmt.Errorf("core: shutdown: %d settlements are not confirmed: %w", left, context.Cause(ctx)), err)
+}

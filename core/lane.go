@@ -1,0 +1,124 @@
+package core
+
+import (
+	"context"
+	"encoding/json"
+	"hash/fnv"
+	"sync"
+	"time"
+
+	"github.com/usageflow/usageflow-go-middleware/internal/wire"
+	"github.com/usageflow/usageflow-go-middleware/socket"
+)
+
+const (
+	callLaneWorkers = 32
+	callLaneQueue   = 256 // messages that may wait for one worker
+)
+
+// callLanes makes a lane of a Transport that has none: each message is a Call that a worker waits for. The messages of one
+// allocation go through one worker, so that they keep their order.
+type callLanes struct {
+	ctx       context.Context
+	transport socket.Transport
+	timeout   time.Duration
+	queues    [callLaneWorkers]chan callLanePost
+}
+
+type callLanePost struct {
+	message *socket.UsageFlowSocketMessage
+	done    wire.Completion
+}
+
+var (
+	_ wire.LaneTransport = (*callLanes)(nil)
+	_ wire.Lane          = (*callLanes)(nil)
+)
+
+// newCallLanes starts the workers; they end with ctx.
+func newCallLanes(ctx context.Context, t socket.Transport, timeout time.Duration, running *sync.WaitGroup) *callLanes {
+	l := &callLanes{ctx: ctx, transport: t, timeout: timeout}
+	for i := range l.queues {
+		queue := make(chan callLanePost, callLaneQueue)
+		l.queues[i] = queue
+		running.Go(func() { l.work(queue) })
+	}
+	return l
+}
+
+// Lane implements wire.LaneTransport.
+func (l *callLanes) Lane(context.Context) (wire.Lane, error) {
+	if !l.Alive() {
+		return nil, socket.ErrNotConnected
+	}
+	return l, nil
+}
+
+// Self implements wire.LaneTransport.
+func (l *callLanes) Self() any { return l }
+
+// Busy implements wire.Lane: a full queue says so by itself.
+func (l *callLanes) Busy() bool { return false }
+
+// Alive implements wire.Lane.
+func (l *callLanes) Alive() bool { return l.transport.IsConnected() }
+
+// Post implements wire.Lane.
+func (l *callLanes) Post(typ, id string, payload []byte, done wire.Completion) error {
+	// A transport that is not ours gets the payload in its documented type.
+	var use socket.UseAllocationRequest
+	var typed any = &use
+	if typ == socket.TypeRequestForAllocation {
+		typed = &socket.RequestForAllocation{}
+	}
+	if err := json.Unmarshal(payload, typed); err != nil {
+		return err
+	}
+	allocation := use.AllocationID
+	if r, ok := typed.(*socket.RequestForAllocation); ok {
+		allocation = r.AllocationID
+	}
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(allocation)) // a hash takes everything
+	select {
+	case l.queues[h.Sum32()%callLaneWorkers] <- callLanePost{&socket.UsageFlowSocketMessage{Type: typ, Payload: typed, ID: id}, done}:
+		return nil
+	default:
+		return socket.ErrQueueFull
+	}
+}
+
+func (l *callLanes) work(queue chan callLanePost) {
+	for {
+		select {
+		case p := <-queue:
+			if p.done == nil {
+				l.notify(p.message)
+			} else {
+				p.done.Complete(l.call(p.message))
+			}
+		case <-l.ctx.Done():
+			return
+		}
+	}
+}
+
+func (l *callLanes) call(m *socket.UsageFlowSocketMessage) (*wire.Reply, error) {
+	ctx, cancel := context.WithTimeout(l.ctx, l.timeout)
+	defer cancel()
+	resp, err := l.transport.Call(ctx, m)
+	if resp == nil && err == nil {
+		err = errNoReply
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &wire.Reply{Type: []byte(resp.Type), Error: []byte(resp.Error), Message: []byte(resp.Message)}, nil
+}
+
+// notify sends a reservation of which no answer is awaited. Where that fails, its settlement is charged all the same.
+func (l *callLanes) notify(m *socket.UsageFlowSocketMessage) {
+	ctx, cancel := context.WithTimeout(l.ctx, l.timeout)
+	defer cancel()
+	_ = l.transport.Notify(ctx, m)
+}

@@ -1,0 +1,274 @@
+package core
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/usageflow/usageflow-go-middleware/internal/wire"
+)
+
+const (
+	// confirmTimeout is how long the service has to confirm a settlement before it is sent again; it doubles
+	// with each time, up to lastResendDelay.
+	confirmTimeout  = 5 * time.Second
+	lastResendDelay = 60 * time.Second
+	// refusedDelay is the first delay after an answer that refuses a settlement.
+	refusedDelay = time.Second
+	// settlementOverhead is what a settlement takes beside its payload, in bytes.
+	settlementOverhead = 400
+	// dropLogPeriod is the least time between two log lines about lost settlements.
+	dropLogPeriod = 10 * time.Second
+)
+
+// outbox keeps every settlement until the service has confirmed it.
+type outbox struct {
+	flow *Flow
+
+	mu       sync.Mutex // guards what follows, and the settlements' state
+	oldest   *settlement
+	newest   *settlement
+	bytes    int64
+	settled  int64
+	voided   int64
+	dropped  int64
+	unlogged int64 // dropped since the last log line
+	loggedAt time.Time
+	changed  chan struct{} // closed, and made anew, when fewer are open; nil: nobody waits
+	closed   bool          // the flow has ended: nothing is taken any more
+}
+
+// settlement is one use_allocation until it is confirmed.
+type settlement struct {
+	// Static after construction.
+	flow      *Flow
+	alias, id string
+	reserveID string
+	reserved  float64
+	amount    float64
+	counted   bool // it takes part in Stats; not so a void of a request that was refused
+	payload   []byte
+
+	known   atomic.Bool // the service has answered the reservation
+	waiting atomic.Bool // a reservation that went out with the settlement waits for its answer
+
+	// Owned by the sender.
+	lane  wire.Lane // the lane that it, and its reservation, went out on
+	tries int
+
+	// Guarded by the outbox's mu.
+	older, newer *settlement
+	open         bool      // it is in the outbox
+	dueAt        time.Time // when it is to be sent, or sent again
+	refusals     int
+}
+
+func newOutbox(f *Flow) *outbox { return &outbox{flow: f} }
+
+func (e *settlement) size() int64 { return int64(len(e.payload)+len(e.alias)) + settlementOverhead }
+
+// add takes a settlement, which is then the newest; false if there is no room.
+func (o *outbox) add(e *settlement) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.closed || o.bytes+e.size() > o.flow.cfg.MaxPendingBytes {
+		return false
+	}
+	o.bytes += e.size()
+	e.open, e.older = true, o.newest
+	if o.newest == nil {
+		o.oldest = e
+	} else {
+		o.newest.newer = e
+	}
+	o.newest = e
+	return true
+}
+
+// retry makes e due again at the given time: when an answer should have come, or at once (the zero time) where its lane has failed.
+func (o *outbox) retry(e *settlement, at time.Time) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	e.dueAt = at
+}
+
+func (o *outbox) empty() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.oldest == nil
+}
+
+// due returns the settlements that are due, oldest first.
+func (o *outbox) due(now time.Time) []*settlement {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	var list []*settlement
+	for e := o.oldest; e != nil; e = e.newer {
+		if !e.dueAt.After(now) {
+			list = append(list, e)
+		}
+	}
+	return list
+}
+
+var _ wire.Completion = (*settlement)(nil)
+
+// Complete implements wire.Completion.
+func (e *settlement) Complete(reply *wire.Reply, err error) {
+	switch {
+	case err != nil:
+		e.flow.outbox.retry(e, time.Time{})
+		e.flow.sender.retryNow()
+	case reply != nil && reply.Refused():
+		e.flow.outbox.refused(e, string(reply.Error)+" "+string(reply.Message))
+	default:
+		e.flow.outbox.confirm(e)
+	}
+}
+
+// confirm takes e out: the service has charged it.
+func (o *outbox) confirm(e *settlement) {
+	o.mu.Lock()
+	if !e.open {
+		o.mu.Unlock()
+		return // it was sent twice, and confirmed twice
+	}
+	o.removeLocked(e)
+	kind := EventSettled
+	switch {
+	case !e.counted:
+	case e.amount == 0:
+		kind = EventVoided
+		o.voided++
+	default:
+		o.settled++
+	}
+	o.wakeLocked()
+	o.mu.Unlock()
+	if e.amount < e.reserved {
+		o.flow.denials.forget(e.alias) // what was held beyond it is free again
+	}
+	if e.counted {
+		o.flow.observe(Event{Kind: kind, Alias: e.alias, AllocationID: e.id, Amount: e.amount})
+	}
+}
+
+func (o *outbox) removeLocked(e *settlement) {
+	if e.older == nil {
+		o.oldest = e.newer
+	} else {
+		e.older.newer = e.newer
+	}
+	if e.newer == nil {
+		o.newest = e.older
+	} else {
+		e.newer.older = e.older
+	}
+	e.open, e.older, e.newer = false, nil, nil
+	o.bytes -= e.size()
+}
+
+// refused keeps e, and sends it again after a growing delay: only a confirmation ends it.
+func (o *outbox) refused(e *settlement, why string) {
+	o.mu.Lock()
+	delay := min(refusedDelay<<min(e.refusals, 10), lastResendDelay)
+	e.dueAt = time.Now().Add(delay/2 + rand.N(delay/2))
+	e.refusals++
+	first := e.refusals == 1 && e.open
+	o.mu.Unlock()
+	if first {
+		o.flow.log.Warn("usageflow: the service refused a settlement; it is sent again", "alias", e.alias, "allocation_id", e.id, "reason", why)
+	}
+}
+
+// drop counts a settlement that is lost, and says so in the log.
+func (o *outbox) drop(alias, id, why string) {
+	o.mu.Lock()
+	o.dropped++
+	o.unlogged++
+	lost := int64(0)
+	if now := time.Now(); now.Sub(o.loggedAt) >= dropLogPeriod {
+		o.loggedAt, lost, o.unlogged = now, o.unlogged, 0
+	}
+	o.wakeLocked()
+	o.mu.Unlock()
+	if lost > 0 {
+		o.flow.log.Error("usageflow: settlements lost", "count", lost, "reason", why, "alias", alias)
+	}
+	o.flow.observe(Event{Kind: EventDropped, Alias: alias, AllocationID: id})
+}
+
+// abandon gives up what is unconfirmed when the flow has ended, and returns how many settlements that is, those of calls
+// that still run among them.
+func (o *outbox) abandon() int64 {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.closed = true
+	left := o.statsLocked().Pending
+	for o.oldest != nil {
+		e := o.oldest
+		o.removeLocked(e)
+		if e.counted {
+			o.dropped++
+		} else {
+			left++
+		}
+	}
+	o.wakeLocked()
+	return left
+}
+
+// wake makes drain look again.
+func (o *outbox) wake() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.wakeLocked()
+}
+
+func (o *outbox) wakeLocked() {
+	if o.changed != nil {
+		close(o.changed)
+		o.changed = nil
+	}
+}
+
+// stats is the part of Stats that adds up.
+func (o *outbox) stats() Stats {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.statsLocked()
+}
+
+func (o *outbox) statsLocked() Stats {
+	s := Stats{Settled: o.settled, Voided: o.voided, Dropped: o.dropped}
+	// Read last: what is settled was admitted before. Pending is the rest, by definition.
+	s.Admitted = o.flow.counters.admitted.Load()
+	s.Pending = s.Admitted - s.Settled - s.Voided - s.Spooled - s.Dropped
+	return s
+}
+
+// drain waits until no decision is awaited, every call has ended and every settlement is confirmed. It reports false if
+// ctx ended first.
+func (o *outbox) drain(ctx context.Context) bool {
+	for {
+		o.mu.Lock()
+		// In this order: a call is counted as admitted before its decision is over.
+		deciding := o.flow.deciding.Load()
+		if deciding == 0 && o.statsLocked().Pending == 0 && o.oldest == nil {
+			o.mu.Unlock()
+			return true
+		}
+		if o.changed == nil {
+			o.changed = make(chan struct{})
+		}
+		changed := o.changed
+		o.mu.Unlock()
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return false
+		}
+	}
+}

@@ -1,0 +1,130 @@
+package core
+
+import (
+	"bufio"
+	"io"
+	"net"
+	"net/http"
+)
+
+// Wrote tells the call what the handler wrote, with the response's header as it stands. An adapter whose router has a
+// response writer of its own calls it after each write; others use Writer.
+func (c *Call) Wrote(header http.Header, p []byte) {
+	if !c.watchesBody() || len(p) == 0 {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.finished {
+		return
+	}
+	if c.seen != nil {
+		c.seen.write(header, p)
+	}
+	if c.body != nil {
+		c.body.write(header, p)
+	}
+}
+
+// WroteString is Wrote for a string.
+func (c *Call) WroteString(header http.Header, s string) {
+	if c.watchesBody() {
+		c.Wrote(header, []byte(s))
+	}
+}
+
+// ResponseWriter is the response writer that a metered handler gets from Call.Writer.
+type ResponseWriter interface {
+	http.ResponseWriter
+	// Status is the status that was written; 0 if none was.
+	Status() int
+	// Unwrap returns the writer below, for http.ResponseController.
+	Unwrap() http.ResponseWriter
+}
+
+// Writer wraps w for the handler, so that the call sees what it writes and whether it takes over the connection. The
+// result is a Flusher, Pusher or ReaderFrom if w is, and a Hijacker if w is or wraps one.
+func (c *Call) Writer(w http.ResponseWriter) ResponseWriter {
+	tap := &tap{ResponseWriter: w, call: c}
+	_, flusher := w.(http.Flusher)
+	hijacker := hijackable(w)
+	_, pusher := w.(http.Pusher)
+	_, readerFrom := w.(io.ReaderFrom)
+	return withInterfaces(tap, flusher, hijacker, pusher, readerFrom)
+}
+
+// tap is what all writers of Writer have in common.
+type tap struct {
+	http.ResponseWriter
+	call   *Call
+	status int
+}
+
+func (t *tap) Unwrap() http.ResponseWriter { return t.ResponseWriter }
+func (t *tap) Status() int                 { return t.status }
+
+func (t *tap) WriteHeader(status int) {
+	if t.status == 0 && (status >= 200 || status == http.StatusSwitchingProtocols) {
+		t.status = status
+	}
+	t.ResponseWriter.WriteHeader(status)
+}
+
+func (t *tap) Write(p []byte) (int, error) {
+	t.wrote()
+	n, err := t.ResponseWriter.Write(p)
+	t.call.Wrote(t.Header(), p[:n])
+	return n, err
+}
+
+// WriteString spares the copy where the writer below spares it.
+func (t *tap) WriteString(s string) (int, error) {
+	t.wrote()
+	n, err := io.WriteString(t.ResponseWriter, s)
+	t.call.WroteString(t.Header(), s[:n])
+	return n, err
+}
+
+func (t *tap) wrote() {
+	if t.status == 0 {
+		t.status = http.StatusOK
+	}
+}
+
+// watchesBody reports whether Wrote has any use for what is written.
+func (c *Call) watchesBody() bool { return c != nil && (c.seen != nil || c.body != nil) }
+
+type (
+	tapFlusher    struct{ *tap }
+	tapHijacker   struct{ *tap }
+	tapPusher     struct{ *tap }
+	tapReaderFrom struct{ *tap }
+)
+
+func (t tapFlusher) Flush() {
+	t.wrote()
+	t.ResponseWriter.(http.Flusher).Flush()
+}
+
+// FlushError is what http.ResponseController calls: the writer below may have an error to tell.
+func (t tapFlusher) FlushError() error {
+	t.wrote()
+	return http.NewResponseController(t.ResponseWriter).Flush()
+}
+
+func (t tapHijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	return t.call.Hijack(t.ResponseWriter)
+}
+
+func (t tapPusher) Push(target string, opts *http.PushOptions) error {
+	return t.ResponseWriter.(http.Pusher).Push(target, opts)
+}
+
+// ReadFrom keeps sendfile, unless the body has to be looked at.
+func (t tapReaderFrom) ReadFrom(r io.Reader) (int64, error) {
+	if t.call.watchesBody() {
+		return io.Copy(struct{ io.Writer }{t.tap}, r)
+	}
+	t.wrote()
+	return t.ResponseWriter.(io.ReaderFrom).ReadFrom(r)
+}

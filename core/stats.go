@@ -1,0 +1,44 @@
+package core
+
+import "sync/atomic"
+
+// Stats counts, since New, what became of the requests and jobs that the flow admitted. It is one consistent
+// snapshot: Admitted = Settled + Voided + Pending + Spooled + Dropped, always.
+type Stats struct {
+	Admitted int64 // reserved, or let pass while the service gave no decision
+	Settled  int64 // confirmed by the service, with an amount
+	Voided   int64 // confirmed by the service, with amount 0
+	Pending  int64 // running, or not confirmed yet
+	Spooled  int64 // on disk and not confirmed yet
+	Dropped  int64 // lost: the bound on memory was reached, or the process ended first
+
+	Denied         int64 // answered 429
+	Blocked        int64 // answered 403
+	FailedOpen     int64 // passed because the service gave no decision
+	FailedClosed   int64 // answered 503 for the same reason
+	LateDenials    int64 // metered reservations that the service denied after the request had passed; settled all the same
+	InvalidAmounts int64 // amounts that were negative, not finite or not numbers; the default amount was charged
+	UnknownAmounts int64 // responses in which the tracked field was not found; the default amount was charged
+	Unmetered      int64 // passed before the first configuration had come
+	InvalidTokens  int64 // JWTs that were malformed, or that VerifyJWT refused
+}
+
+// counters are those that take no part in the sum.
+type counters struct {
+	admitted                                                   atomic.Int64
+	denied, blocked, failedOpen, failedClosed                  atomic.Int64
+	lateDenials, invalidAmounts, unknownAmounts, invalidTokens atomic.Int64
+	unmetered                                                  atomic.Int64
+}
+
+// Stats returns the counts.
+func (f *Flow) Stats() Stats {
+	s := f.outbox.stats()
+	c := &f.counters
+	s.Denied, s.Blocked = c.denied.Load(), c.blocked.Load()
+	s.FailedOpen, s.FailedClosed = c.failedOpen.Load(), c.failedClosed.Load()
+	s.LateDenials, s.InvalidAmounts = c.lateDenials.Load(), c.invalidAmounts.Load()
+	s.UnknownAmounts, s.InvalidTokens = c.unknownAmounts.Load(), c.invalidTokens.Load()
+	s.Unmetered = c.unmetered.Load()
+	return s
+}
