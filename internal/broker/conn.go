@@ -1,0 +1,333 @@
+package broker
+
+import (
+	"errors"
+	"fmt"
+	"sync/atomic"
+
+	"github.com/google/uuid"
+
+	"github.com/usageflow/usageflow-go-middleware/internal/frame"
+)
+
+// ErrProtocol is what a peer that breaks the protocol is told. It ends the connection, and nothing else.
+var ErrProtocol = errors.New("broker: the peer broke the protocol")
+
+func violation(format string, args ...any) error {
+	return fmt.Errorf("%w: %s", ErrProtocol, fmt.Sprintf(format, args...))
+}
+
+// Conn is a client's connection in the Relay.
+type Conn struct {
+	Out Outbox
+
+	relay   *Relay
+	role    frame.Role
+	id      uuid.UUID // of the channel
+	channel *channel  // static after Connect
+
+	leaving     bool          // Guarded by Relay.mu.
+	outstanding atomic.Int64  // legs of a provider
+	chosen      atomic.Uint64 // the channel's turn at which the provider was chosen last
+
+	// Guarded by Out.mu.
+	legs map[uint64]*leg
+	last uint64 // the highest stream id so far
+}
+
+// Receive deals with a frame that the client sent. One goroutine calls it. The outboxes in b are to be
+// flushed after it. An error ends the connection.
+func (c *Conn) Receive(f *Frame, now int64, b *Batch) error {
+	switch f.Type {
+	case frame.Open:
+		return c.open(f, now, b)
+	case frame.Head, frame.Data:
+		l, err := c.find(f)
+		if l == nil {
+			return err
+		}
+		return l.other.pass(f, b)
+	case frame.Credit:
+		n, err := frame.ParseCredit(f.Payload)
+		if err != nil {
+			return err
+		}
+		return c.receiveCredit(f, int64(n), b)
+	case frame.Reset:
+		return c.receiveReset(f, b)
+	case frame.Ping:
+		if len(f.Payload) != frame.PingSize {
+			return violation("PING of %d bytes", len(f.Payload))
+		}
+		if f.Flags&frame.FlagAck == 0 {
+			c.Out.answer(f.Payload)
+			b.touch(&c.Out)
+		}
+		return nil
+	case frame.GoAway:
+		if c.role == frame.Provider {
+			c.relay.retire(c, false)
+			c.Out.Control(frame.GoAway, frame.AppendEnd(nil, frame.Draining, "as asked"))
+			b.touch(&c.Out)
+		}
+		return nil
+	default:
+		return violation("%v after the handshake", f.Type)
+	}
+}
+
+// find returns the leg that a frame belongs to; nil where its exchange is over.
+func (c *Conn) find(f *Frame) (*leg, error) {
+	c.Out.mu.Lock()
+	defer c.Out.mu.Unlock()
+	if l := c.legs[f.Stream]; l != nil {
+		return l, nil
+	}
+	if f.Stream > c.last {
+		return nil, violation("%v of stream %d, which was not opened", f.Type, f.Stream)
+	}
+	c.relay.discarded.Add(uint64(len(f.Payload)))
+	return nil, nil
+}
+
+// open admits a request, chooses its provider and passes it on.
+func (c *Conn) open(f *Frame, now int64, b *Batch) error {
+	if c.role != frame.Consumer {
+		return violation("OPEN from a provider")
+	}
+	o, err := frame.ParseOpen(f.Payload)
+	if err != nil {
+		return err
+	}
+	r := c.relay
+	r.counts[opened].Add(1)
+	x := &exchange{relay: r, worker: r.worker(o.RequestID), opened: now}
+	x.deadline.at = now + int64(o.Timeout)
+	up := int64(frame.InitialWindow) // reserved for the request
+	if f.Flags&frame.FlagEnd != 0 {
+		up = int64(len(o.Data))
+	}
+	w := x.worker
+	w.mu.Lock()
+	code, err := c.admit(x, f.Stream, up)
+	var p *Conn
+	if code == 0 && err == nil {
+		if p, code = x.dispatch(f, up, up-int64(len(o.Data))); code == 0 {
+			w.running.add(x)
+			if r.noteDeadline(x.deadline.at) && r.alarm != nil {
+				defer r.alarm()
+			}
+		}
+	}
+	x.over = code != 0
+	w.mu.Unlock()
+	switch {
+	case err != nil:
+		return err
+	case code != 0:
+		c.refuse(x, f.Stream, code)
+		b.touch(&c.Out)
+	default:
+		b.touch(&p.Out)
+	}
+	return nil
+}
+
+// admit reserves what the exchange may need and begins the consumer's leg, or says why not.
+func (c *Conn) admit(x *exchange, id uint64, up int64) (frame.Code, error) {
+	c.Out.mu.Lock()
+	defer c.Out.mu.Unlock()
+	if id <= c.last {
+		return 0, violation("OPEN of stream %d after %d", id, c.last)
+	}
+	c.last = id
+	r := c.relay
+	switch {
+	case c.Out.closed:
+		return frame.Stopped, nil
+	case r.leaving.Load():
+		return frame.Draining, nil
+	case len(c.legs) >= r.limits.Streams:
+		return frame.Busy, nil
+	case !r.reserve(up + frame.InitialWindow):
+		return frame.Busy, nil
+	}
+	x.consumer.begin(x, c, id, &x.provider, frame.InitialWindow, frame.InitialWindow)
+	x.consumer.send.opened = true
+	c.legs[id] = &x.consumer
+	r.running.Add(1)
+	return 0, nil
+}
+
+// dispatch chooses the provider and gives it the request. What was reserved for the request is up; it may
+// still send allow bytes.
+func (x *exchange) dispatch(f *Frame, up, allow int64) (*Conn, frame.Code) {
+	for {
+		p, code := x.relay.choose(x.consumer.conn.channel)
+		if p == nil {
+			x.relay.reserved.Add(-up)
+			return nil, code
+		}
+		p.Out.mu.Lock()
+		if p.Out.closed { // then it is no longer among those that are chosen from
+			p.Out.mu.Unlock()
+			continue
+		}
+		p.last++
+		x.provider.begin(x, p, p.last, &x.consumer, allow, up)
+		p.legs[p.last] = &x.provider
+		p.outstanding.Add(1)
+		x.provider.put(f)
+		p.Out.mu.Unlock()
+		return p, 0
+	}
+}
+
+// refuse ends an exchange that was given to nobody.
+func (c *Conn) refuse(x *exchange, id uint64, code frame.Code) {
+	c.relay.counts[outcomeOf(code)].Add(1)
+	c.Out.mu.Lock()
+	defer c.Out.mu.Unlock()
+	if x.consumer.conn != nil {
+		x.consumer.remove()
+	}
+	if !c.Out.closed {
+		c.Out.reset(id, code, "")
+	}
+}
+
+// put queues a frame that came from the other leg. It needs Out.mu.
+func (l *leg) put(f *Frame) {
+	if len(f.Payload) >= passOn && f.buf != nil {
+		f.buf.retain()
+		l.conn.Out.putWhole(&l.send, f.raw, f.Flags, f.buf)
+		return
+	}
+	l.conn.Out.putCopy(&l.send, f.Type, f.Flags, nil, f.Payload)
+}
+
+// pass puts a HEAD or DATA that came from the other leg into this one's outbox.
+func (l *leg) pass(f *Frame, b *Batch) error {
+	out := &l.conn.Out
+	n := int64(len(f.Payload))
+	last := f.Flags&frame.FlagEnd != 0
+	out.mu.Lock()
+	if l.gone || out.closed {
+		out.mu.Unlock()
+		l.exchange.relay.discarded.Add(uint64(n))
+		return nil
+	}
+	if err := l.check(f); err != nil {
+		out.mu.Unlock()
+		return err
+	}
+	l.allow -= n
+	if n > 0 || last || f.Type == frame.Head {
+		l.put(f)
+	}
+	x, result := l.exchange, Completed
+	if l.failing {
+		result = Failed
+	}
+	answer := l == &x.consumer
+	if answer && last && l.send.queue.len() == 0 {
+		l.remove()
+	}
+	out.mu.Unlock()
+	b.touch(out)
+	if answer && f.Type == frame.Head {
+		x.answered.Store(true)
+	}
+	if answer && last {
+		x.complete(result)
+	}
+	return nil
+}
+
+// check says what is wrong with a frame that is to be put into l, and notes what it begins. It needs Out.mu.
+func (l *leg) check(f *Frame) error {
+	answer, failure := l == &l.exchange.consumer, f.Flags&frame.FlagError != 0
+	switch {
+	case l.send.ended:
+		return violation("%v after the end of stream", f.Type)
+	case int64(len(f.Payload)) > l.allow:
+		return violation("%v of %d bytes where credit is left for %d", f.Type, len(f.Payload), l.allow)
+	case f.Type == frame.Head && (!answer || l.failing || l.began && !failure):
+		return violation("HEAD out of place")
+	case f.Type == frame.Data && answer && !l.began:
+		return violation("DATA before HEAD")
+	}
+	if f.Type == frame.Head {
+		l.began = true
+		l.failing = failure
+	}
+	return nil
+}
+
+func (c *Conn) receiveCredit(f *Frame, n int64, b *Batch) error {
+	c.Out.mu.Lock()
+	l := c.legs[f.Stream]
+	var pass uint32
+	switch {
+	case l != nil:
+		pass = l.credit(n)
+	case f.Stream > c.last:
+		c.Out.mu.Unlock()
+		return violation("CREDIT of stream %d, which was not opened", f.Stream)
+	}
+	c.Out.mu.Unlock()
+	if pass > 0 {
+		l.other.grant(pass)
+		b.touch(&l.other.conn.Out)
+	}
+	return nil
+}
+
+func (c *Conn) receiveReset(f *Frame, b *Batch) error {
+	code, _, err := frame.ParseEnd(f.Payload)
+	if err != nil {
+		return err
+	}
+	l, err := c.find(f)
+	if l == nil {
+		return err
+	}
+	switch {
+	case c.role == frame.Consumer && code != frame.Deadline:
+		code = frame.Cancelled
+	case c.role == frame.Provider && code != frame.Rejected && code != frame.Draining && code != frame.Deadline:
+		code = frame.ProviderLost
+	}
+	l.exchange.end(code, l, b)
+	l.discard()
+	return nil
+}
+
+// discard removes the leg of an exchange that was complete but for what waits in the leg's queue.
+func (l *leg) discard() {
+	l.conn.Out.mu.Lock()
+	l.remove()
+	l.conn.Out.mu.Unlock()
+}
+
+// Close ends everything that the connection has a part in. It is idempotent.
+func (c *Conn) Close() {
+	c.relay.retire(c, true)
+	c.Out.mu.Lock()
+	legs := make([]*leg, 0, len(c.legs))
+	for _, l := range c.legs {
+		legs = append(legs, l)
+	}
+	c.Out.close()
+	c.Out.mu.Unlock()
+	code := frame.Cancelled
+	if c.role == frame.Provider {
+		code = frame.ProviderLost
+	}
+	var b Batch
+	for _, l := range legs {
+		l.exchange.end(code, l, &b)
+		l.discard()
+	}
+	b.Flush()
+}

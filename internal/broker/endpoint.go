@@ -1,0 +1,328 @@
+package broker
+
+import (
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/usageflow/usageflow-go-middleware/internal/frame"
+)
+
+// Error is why a stream ended, where the peer or the relay ended it.
+type Error struct {
+	Code   frame.Code
+	Reason string
+}
+
+func (e *Error) Error() string {
+	if e.Reason == "" {
+		return "broker: " + e.Code.String()
+	}
+	return "broker: " + e.Code.String() + ": " + e.Reason
+}
+
+// Failure is what the provider answered with in place of an answer: its message.
+type Failure struct{ Message string }
+
+func (f *Failure) Error() string { return f.Message }
+
+// ErrLost ends the streams of a connection that was lost.
+var ErrLost = errors.New("broker: connection lost")
+
+// Endpoint is a client's side of a connection. A consumer's opens streams; a provider's accepts them.
+// All methods are safe for concurrent use, but for Receive.
+type Endpoint struct {
+	Out Outbox
+
+	// Static after construction.
+	role    frame.Role
+	streams int // may be open at once
+	window  int // of a stream, in bytes, at most
+	// make makes the stream of a request that a provider's Receive got, and accept is called with it
+	// when it is ready. Neither blocks.
+	make   func() *Stream
+	accept func(*Stream)
+	// alarm is called when there is a deadline before the one that Expire returned last. It may be nil.
+	alarm func()
+	// drained is called, if set, when the relay has said that it opens no more streams on this connection.
+	drained func()
+
+	// Guarded by Out.mu.
+	table   map[uint64]*Stream
+	last    uint64
+	leaving bool  // the relay takes no new requests here
+	lost    error // why the connection ended
+
+	clock deadlineClock[*Stream]
+}
+
+// EndpointConfig is what an Endpoint is made of. See its fields.
+type EndpointConfig struct {
+	Role    frame.Role
+	Welcome frame.WelcomePayload
+	Flush   func()
+	Make    func() *Stream
+	Accept  func(*Stream)
+	Alarm   func()
+	Drained func()
+}
+
+// NewEndpoint returns the endpoint of a connection whose handshake is over.
+func NewEndpoint(cfg EndpointConfig) *Endpoint {
+	e := &Endpoint{
+		role: cfg.Role, streams: int(cfg.Welcome.Streams), window: int(cfg.Welcome.Window),
+		make: cfg.Make, accept: cfg.Accept, alarm: cfg.Alarm, drained: cfg.Drained, table: map[uint64]*Stream{},
+	}
+	e.Out.Flush = cfg.Flush
+	return e
+}
+
+// deadlineClock is a heap of deadlines with a lock of its own, a leaf.
+type deadlineClock[T interface{ due() *deadline }] struct {
+	mu   sync.Mutex
+	heap deadlines[T]
+	next int64 // when Expire will be called; 0 for never
+}
+
+// add says whether Expire has to be called earlier than it would be.
+func (c *deadlineClock[T]) add(t T) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.heap.add(t)
+	if at := t.due().at; c.next == 0 || at < c.next {
+		c.next = at
+		return true
+	}
+	return false
+}
+
+func (c *deadlineClock[T]) remove(t T) {
+	c.mu.Lock()
+	c.heap.remove(t)
+	c.mu.Unlock()
+}
+
+// pop returns one that is due, or the time of the next, 0 for none.
+func (c *deadlineClock[T]) pop(now int64) (t T, ok bool, next int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	first, any := c.heap.first()
+	if any && first.due().at <= now {
+		c.heap.remove(first)
+		return first, true, 0
+	}
+	c.next = 0
+	if any {
+		c.next = first.due().at
+	}
+	return t, false, c.next
+}
+
+// Expire ends every stream whose time is over and returns when the next one's is, 0 for never.
+func (e *Endpoint) Expire(now int64) (next int64) {
+	for {
+		s, ok, next := e.clock.pop(now)
+		if !ok {
+			return next
+		}
+		s.End(&Error{Code: frame.Deadline}, frame.Deadline)
+	}
+}
+
+// Request is what a stream is opened with.
+type Request struct {
+	ID       uuid.UUID
+	Timeout  time.Duration
+	Metadata []byte // encoded
+	Data     []byte // the first of the body, which is copied
+	Whole    bool   // and all of it
+}
+
+// Open sends a request. The outbox is to be flushed after it. The error is ErrLost or an *Error.
+func (e *Endpoint) Open(s *Stream, r Request, now int64) error {
+	s.init(e, r.ID, now+int64(r.Timeout))
+	s.allow -= int64(len(r.Data))
+	open := frame.OpenPayload{RequestID: r.ID, Timeout: r.Timeout, Metadata: r.Metadata}
+	var memory [64]byte
+	prefix := open.AppendPrefix(memory[:0])
+	var flags frame.Flags
+	if r.Whole {
+		flags = frame.FlagEnd
+	}
+	e.Out.mu.Lock()
+	switch {
+	case e.lost != nil:
+		defer e.Out.mu.Unlock()
+		return e.lost
+	case e.leaving:
+		e.Out.mu.Unlock()
+		return &Error{Code: frame.Draining}
+	case len(e.table) >= e.streams:
+		e.Out.mu.Unlock()
+		return &Error{Code: frame.Busy, Reason: "the connection has as many requests as it may"}
+	}
+	e.last++
+	s.send.id = e.last
+	e.table[e.last] = s
+	e.Out.putCopy(&s.send, frame.Open, flags, prefix, r.Data)
+	e.Out.mu.Unlock()
+	if e.clock.add(s) && e.alarm != nil {
+		e.alarm()
+	}
+	return nil
+}
+
+// Receive deals with a frame that the relay sent. One goroutine calls it. The outboxes in b are to be
+// flushed after it. An error ends the connection; it is a *Error where the relay said that it does so.
+func (e *Endpoint) Receive(f *Frame, now int64, b *Batch) error {
+	switch f.Type {
+	case frame.Open:
+		return e.receiveOpen(f, now, b)
+	case frame.Head, frame.Data:
+		s, err := e.find(f)
+		if s == nil {
+			return err
+		}
+		return s.receive(f, b)
+	case frame.Credit:
+		n, err := frame.ParseCredit(f.Payload)
+		if err != nil {
+			return err
+		}
+		s, err := e.find(f)
+		if s != nil {
+			s.receiveCredit(int64(n))
+		}
+		return err
+	case frame.Reset:
+		code, reason, err := frame.ParseEnd(f.Payload)
+		if err != nil {
+			return err
+		}
+		s, err := e.find(f)
+		if s != nil {
+			s.receiveReset(&Error{Code: code, Reason: reason})
+		}
+		return err
+	case frame.Ping:
+		if len(f.Payload) != frame.PingSize {
+			return violation("PING of %d bytes", len(f.Payload))
+		}
+		if f.Flags&frame.FlagAck == 0 {
+			e.Out.answer(f.Payload)
+			b.touch(&e.Out)
+		}
+		return nil
+	case frame.GoAway:
+		return e.receiveGoAway(f)
+	default:
+		return violation("%v after the handshake", f.Type)
+	}
+}
+
+func (e *Endpoint) receiveGoAway(f *Frame) error {
+	code, reason, err := frame.ParseEnd(f.Payload)
+	if err != nil {
+		return err
+	}
+	if code != frame.Draining {
+		return &Error{Code: code, Reason: reason}
+	}
+	e.Out.mu.Lock()
+	e.leaving = true
+	e.Out.mu.Unlock()
+	if e.drained != nil {
+		e.drained()
+	}
+	return nil
+}
+
+// find returns the stream that a frame belongs to; nil where it is over.
+func (e *Endpoint) find(f *Frame) (*Stream, error) {
+	e.Out.mu.Lock()
+	defer e.Out.mu.Unlock()
+	if s := e.table[f.Stream]; s != nil {
+		return s, nil
+	}
+	if f.Stream > e.last {
+		return nil, violation("%v of stream %d, which was not opened", f.Type, f.Stream)
+	}
+	return nil, nil
+}
+
+func (e *Endpoint) receiveOpen(f *Frame, now int64, b *Batch) error {
+	o, err := frame.ParseOpen(f.Payload)
+	if err != nil {
+		return err
+	}
+	if e.role != frame.Provider {
+		return violation("OPEN to a consumer")
+	}
+	s := e.make()
+	s.init(e, o.RequestID, now+int64(o.Timeout))
+	s.send.id, s.send.opened = f.Stream, true
+	if s.Metadata, err = frame.ParseMetadata(o.Metadata); err != nil {
+		return err
+	}
+	e.Out.mu.Lock()
+	if f.Stream <= e.last {
+		e.Out.mu.Unlock()
+		return violation("OPEN of stream %d after %d", f.Stream, e.last)
+	}
+	e.last = f.Stream
+	if e.lost != nil {
+		e.Out.mu.Unlock()
+		return e.lost
+	}
+	e.table[f.Stream] = s
+	e.Out.mu.Unlock()
+	if e.clock.add(s) && e.alarm != nil {
+		e.alarm()
+	}
+	body := *f
+	body.Payload = o.Data
+	if err := s.receive(&body, b); err != nil {
+		return err
+	}
+	e.accept(s)
+	return nil
+}
+
+// Leave tells the relay that no new requests are wanted on this connection.
+func (e *Endpoint) Leave() {
+	e.Out.Control(frame.GoAway, frame.AppendEnd(nil, frame.Draining, ""))
+	e.Out.Flush()
+}
+
+// Leaving says whether the relay takes no new requests on this connection.
+func (e *Endpoint) Leaving() bool {
+	e.Out.mu.Lock()
+	defer e.Out.mu.Unlock()
+	return e.leaving
+}
+
+// Running returns how many streams are open.
+func (e *Endpoint) Running() int {
+	e.Out.mu.Lock()
+	defer e.Out.mu.Unlock()
+	return len(e.table)
+}
+
+// Close ends every stream with err. It is idempotent.
+func (e *Endpoint) Close(err error) {
+	e.Out.mu.Lock()
+	streams := make([]*Stream, 0, len(e.table))
+	for _, s := range e.table {
+		streams = append(streams, s)
+	}
+	if e.lost == nil {
+		e.lost = err
+	}
+	e.Out.close()
+	e.Out.mu.Unlock()
+	for _, s := range streams {
+		s.fail(err)
+	}
+}

@@ -1,0 +1,390 @@
+package broker
+
+import (
+	"sync"
+
+	"github.com/usageflow/usageflow-go-middleware/internal/frame"
+)
+
+const (
+	// pendLimit is the size in bytes up to which small frames are put one after another, ready to be
+	// written. What comes on top waits in its stream's queue.
+	pendLimit = 64 << 10
+	// takeLimit is the size in bytes of what is written before anything else gets its turn.
+	takeLimit = 256 << 10
+)
+
+// Outbox is what one connection has to send. Several goroutines put frames in, and one at a time, the
+// writer, takes them out. Credit and pings are merged: each stream has at most one CREDIT to send, the
+// connection at most one PING. They go ahead of data, and data of many streams goes round robin.
+type Outbox struct {
+	// Flush makes somebody write what the outbox holds. It does not block, and is called without locks.
+	// Static after construction.
+	Flush func()
+
+	mu      sync.Mutex
+	closed  bool
+	writing bool // somebody takes
+
+	pend     []byte  // frames that go next, in order
+	granting *sender // list of those with credit to grant
+	ready    list    // those with segments
+	ping     bool
+	pong     bool
+	pongData [frame.PingSize]byte
+	unopened int // senders whose OPEN waits in their queue
+
+	written uint64 // bytes taken
+}
+
+// sender is the sending side of a stream. Its outbox's mu guards it.
+type sender struct {
+	id     uint64
+	queue  segments // each one frame
+	bytes  int      // payload in queue
+	grow   bool     // the last segment is ours and may become longer
+	opened bool     // the first frame has left the queue
+	ended  bool     // the last frame was put in
+
+	credit               uint32 // to be granted to the peer
+	granting             bool   // in the list of Outbox.granting
+	isReady              bool   // in Outbox.ready
+	nextGrant, nextReady *sender
+
+	leg *leg // whose it is, in the broker
+}
+
+// list is a queue of senders, linked through nextReady.
+type list struct{ first, last *sender }
+
+func (l *list) push(s *sender) {
+	if s.nextReady = nil; l.first == nil {
+		l.first = s
+	} else {
+		l.last.nextReady = s
+	}
+	l.last = s
+}
+
+func (l *list) pop() *sender {
+	s := l.first
+	if l.first = s.nextReady; l.first == nil {
+		l.last = nil
+	}
+	s.nextReady = nil
+	return s
+}
+
+// putCopy queues a frame whose payload is prefix and data. It needs mu.
+func (o *Outbox) putCopy(s *sender, t frame.Type, flags frame.Flags, prefix, data []byte) {
+	n := len(prefix) + len(data)
+	s.ended = s.ended || flags&frame.FlagEnd != 0
+	if s.queue.len() == 0 && len(o.pend)+frame.HeaderSize+n <= pendLimit && (s.opened || o.unopened == 0) {
+		s.opened = true
+		o.pend = frame.Header{Length: uint32(n), Type: t, Flags: flags, Stream: s.id}.Append(o.pend)
+		o.pend = append(append(o.pend, prefix...), data...)
+		return
+	}
+	if s.grow && t == frame.Data && o.extend(s, flags, data) {
+		return
+	}
+	buf := NewBuffer()
+	b := frame.Header{Length: uint32(n), Type: t, Flags: flags, Stream: s.id}.Append(buf.B[:0])
+	b = append(append(b, prefix...), data...)
+	o.putSegment(s, segment{b, buf}, true)
+}
+
+// extend lengthens the frame at the end of s's queue by data. It needs mu.
+func (o *Outbox) extend(s *sender, flags frame.Flags, data []byte) bool {
+	last := s.queue.last()
+	if len(last.data)+len(data) > frameSize {
+		return false
+	}
+	h, err := frame.ParseHeader(last.data)
+	if err != nil {
+		return false
+	}
+	h.Length += uint32(len(data))
+	h.Flags |= flags
+	h.Put(last.data)
+	last.data = append(last.data, data...)
+	s.bytes += len(data)
+	return true
+}
+
+// putWhole queues a frame that buf holds, header included, and takes over one reference to buf. It needs mu.
+func (o *Outbox) putWhole(s *sender, raw []byte, flags frame.Flags, buf *Buffer) {
+	s.ended = s.ended || flags&frame.FlagEnd != 0
+	frame.SetStream(raw, s.id)
+	o.putSegment(s, segment{raw, buf}, false)
+}
+
+func (o *Outbox) putSegment(s *sender, seg segment, grow bool) {
+	if !s.opened && s.queue.len() == 0 {
+		o.unopened++ // those that come later wait behind it: the ids of OPENs go up
+	}
+	s.queue.push(seg)
+	s.grow = grow
+	s.bytes += len(seg.data) - frame.HeaderSize
+	if !s.isReady {
+		s.isReady = true
+		o.ready.push(s)
+	}
+}
+
+// drop forgets what s has queued. It needs mu.
+func (o *Outbox) drop(s *sender) {
+	if !s.opened && s.queue.len() > 0 {
+		o.unopened--
+	}
+	s.queue.drop()
+	s.bytes, s.grow, s.credit = 0, false, 0
+}
+
+// reset queues a RESET of stream id. It needs mu.
+func (o *Outbox) reset(id uint64, code frame.Code, reason string) {
+	reason = reason[:min(len(reason), frame.MaxReason)]
+	o.pend = frame.Header{Length: uint32(2 + len(reason)), Type: frame.Reset, Stream: id}.Append(o.pend)
+	o.pend = frame.AppendEnd(o.pend, code, reason)
+}
+
+// grant adds n to the credit that the peer is given on s. It needs mu.
+func (o *Outbox) grant(s *sender, n uint32) {
+	if n == 0 {
+		return
+	}
+	s.credit += n
+	if !s.granting {
+		s.granting = true
+		s.nextGrant, o.granting = o.granting, s
+	}
+}
+
+// Control queues a frame that belongs to no stream.
+func (o *Outbox) Control(t frame.Type, payload []byte) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if !o.closed {
+		o.pend = frame.Header{Length: uint32(len(payload)), Type: t}.Append(o.pend)
+		o.pend = append(o.pend, payload...)
+	}
+}
+
+// Ping asks the peer whether it is there.
+func (o *Outbox) Ping() {
+	o.mu.Lock()
+	o.ping = true
+	o.mu.Unlock()
+}
+
+// answer answers a PING.
+func (o *Outbox) answer(payload []byte) {
+	o.mu.Lock()
+	o.pong = true
+	copy(o.pongData[:], payload)
+	o.mu.Unlock()
+}
+
+// Written returns how many bytes were taken.
+func (o *Outbox) Written() uint64 {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.written
+}
+
+// close makes the outbox refuse and forget everything. It needs mu, and the streams' queues dropped.
+func (o *Outbox) close() {
+	o.closed = true
+	o.pend, o.granting, o.ready = nil, nil, list{}
+	o.ping, o.pong = false, false
+}
+
+// Parcel is what the writer takes at once. Its memory is used again and again; it belongs to the writer.
+type Parcel struct {
+	small []byte // goes first
+	large []segment
+	off   int // of what goes next: in small, or in the first of large that has a buffer
+	next  int // -1 for small, else an index of large
+	free  []*leg
+}
+
+// Next returns what is to be written next, nil once nothing is left. n bytes of what it returned before
+// were written.
+func (p *Parcel) Next(n int) []byte {
+	p.off += n
+	if p.next < 0 {
+		if p.off < len(p.small) {
+			return p.small[p.off:]
+		}
+		p.next, p.off = 0, 0
+	}
+	for ; p.next < len(p.large); p.next++ {
+		s := &p.large[p.next]
+		if p.off < len(s.data) {
+			return s.data[p.off:]
+		}
+		p.off = 0
+		s.buf.Release()
+		*s = segment{}
+	}
+	return nil
+}
+
+// Drop forgets what was not written.
+func (p *Parcel) Drop() {
+	for i := max(p.next, 0); i < len(p.large); i++ {
+		p.large[i].buf.Release()
+		p.large[i] = segment{}
+	}
+	p.small, p.large = nil, nil
+}
+
+// Begin makes the caller the writer, if nobody is and there is something to write. It then calls Take
+// until that returns false.
+func (o *Outbox) Begin() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.writing || o.empty() {
+		return false
+	}
+	o.writing = true
+	return true
+}
+
+// Idle says whether all that was put in has been written, and gives memory back if so.
+func (o *Outbox) Idle() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.writing || !o.empty() {
+		return false
+	}
+	o.pend = nil
+	return true
+}
+
+func (o *Outbox) empty() bool {
+	return len(o.pend) == 0 && o.granting == nil && o.ready.first == nil && !o.ping && !o.pong
+}
+
+// Take moves what goes next into p. Where nothing is left it returns false, and the caller is the writer
+// no more.
+func (o *Outbox) Take(p *Parcel) bool {
+	o.mu.Lock()
+	p.small, o.pend = o.pend, p.small[:0]
+	p.large, p.free = p.large[:0], p.free[:0]
+	p.off, p.next = 0, -1
+	o.takeControl(p)
+	size := len(p.small)
+	for left := o.turns(); left > 0 && size < takeLimit; left-- {
+		size += o.takeTurn(p)
+	}
+	o.written += uint64(size)
+	if size == 0 {
+		o.writing = false
+	}
+	o.mu.Unlock()
+	if size == 0 {
+		return false // p may be another writer's by now
+	}
+	for _, l := range p.free {
+		l.passHeldCredit()
+	}
+	return true
+}
+
+// takeTurn gives the first ready stream its turn and returns the bytes that it took.
+func (o *Outbox) takeTurn(p *Parcel) int {
+	s := o.ready.pop()
+	if s.queue.len() == 0 { // dropped meanwhile
+		s.isReady = false
+		return 0
+	}
+	seg := s.queue.pop()
+	s.bytes -= len(seg.data) - frame.HeaderSize
+	opens := !s.opened
+	if opens {
+		s.opened = true
+		o.unopened--
+	}
+	if len(seg.data) < smallSpace && !(opens && len(p.large) > 0) {
+		p.small = append(p.small, seg.data...)
+		seg.buf.Release()
+	} else {
+		p.large = append(p.large, seg)
+	}
+	if s.queue.len() > 0 {
+		o.ready.push(s)
+	} else {
+		s.isReady, s.grow = false, false
+	}
+	if s.leg != nil && s.leg.taken() {
+		p.free = append(p.free, s.leg)
+	}
+	return len(seg.data)
+}
+
+// maxTurns bounds the streams that get their turn in one Take.
+const maxTurns = 16
+
+// turns returns how many streams get their turn, each once: two segments of one stream in a parcel could
+// change places where the second is small. Streams whose queues were dropped come on top.
+func (o *Outbox) turns() (n int) {
+	full := 0
+	for s := o.ready.first; s != nil && full < maxTurns; s = s.nextReady {
+		if n++; s.queue.len() > 0 {
+			full++
+		}
+	}
+	return n
+}
+
+// takeControl takes the control frames. They come after the small frames, one of which may open the
+// stream that they speak of, and ahead of what waits in queues.
+func (o *Outbox) takeControl(p *Parcel) {
+	if o.pong {
+		p.small = frame.Header{Length: frame.PingSize, Type: frame.Ping, Flags: frame.FlagAck}.Append(p.small)
+		p.small = append(p.small, o.pongData[:]...)
+	}
+	if o.ping {
+		p.small = frame.Header{Length: frame.PingSize, Type: frame.Ping}.Append(p.small)
+		p.small = append(p.small, make([]byte, frame.PingSize)...)
+	}
+	o.ping, o.pong = false, false
+	s := o.granting
+	o.granting = nil
+	for s != nil {
+		next := s.nextGrant
+		s.granting, s.nextGrant = false, nil
+		if n := s.credit; n > 0 && !s.opened { // its OPEN is still in the queue
+			s.credit = 0
+			defer o.grant(s, n)
+		} else if n > 0 {
+			p.small = frame.Header{Length: 4, Type: frame.Credit, Stream: s.id}.Append(p.small)
+			p.small = frame.AppendCredit(p.small, n)
+			s.credit = 0
+		}
+		s = next
+	}
+}
+
+// Batch collects the outboxes that were put into, so that each is flushed once, after everything that
+// was read at once has been dealt with. The zero value is ready; it belongs to one goroutine.
+type Batch struct{ touched []*Outbox }
+
+func (b *Batch) touch(o *Outbox) {
+	for _, t := range b.touched {
+		if t == o {
+			return
+		}
+	}
+	b.touched = append(b.touched, o)
+}
+
+// Flush flushes what was touched.
+func (b *Batch) Flush() {
+	for i, o := range b.touched {
+		o.Flush()
+		b.touched[i] = nil
+	}
+	b.touched = b.touched[:0]
+}

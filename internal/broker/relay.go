@@ -1,0 +1,269 @@
+package broker
+
+import (
+	"encoding/binary"
+	"math"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/usageflow/usageflow-go-middleware/internal/frame"
+)
+
+// Limits bound what a Relay holds. All are positive.
+type Limits struct {
+	Streams int   // per connection
+	Window  int   // bytes on their way per stream and direction
+	Memory  int64 // bytes reserved for all streams
+}
+
+// Relay is the broker: it passes the frames of each request between the consumer that opened it and the
+// one provider that was chosen for it. All methods are safe for concurrent use.
+type Relay struct {
+	limits  Limits
+	workers []worker
+	// alarm is called, if set, when there is a deadline before the one that Expire returned last.
+	alarm   func()
+	next    atomic.Int64 // that deadline
+	leaving atomic.Bool
+
+	reserved  atomic.Int64
+	running   atomic.Int64 // exchanges with a consumer's leg
+	discarded atomic.Uint64
+	counts    [outcomes]atomic.Uint64
+
+	mu       sync.Mutex
+	channels map[uuid.UUID]*channel
+}
+
+// NewRelay returns a relay with that many workers, 1 or more. alarm may be nil.
+func NewRelay(limits Limits, workers int, alarm func()) *Relay {
+	r := &Relay{limits: limits, workers: make([]worker, workers), alarm: alarm, channels: map[uuid.UUID]*channel{}}
+	r.next.Store(math.MaxInt64)
+	return r
+}
+
+// worker owns the requests whose ids hash to it.
+type worker struct {
+	mu      sync.Mutex
+	running deadlines[*exchange]
+	_       [64]byte // of its own cache line
+}
+
+func (r *Relay) worker(id uuid.UUID) *worker {
+	return &r.workers[binary.BigEndian.Uint64(id[8:])%uint64(len(r.workers))]
+}
+
+// Expire ends every request whose time is over and returns when the next one's is, math.MaxInt64 for never.
+func (r *Relay) Expire(now int64) (next int64) {
+	var b Batch
+	r.next.Store(math.MaxInt64)
+	for i := range r.workers {
+		w := &r.workers[i]
+		for {
+			w.mu.Lock()
+			x, ok := w.running.first()
+			if ok && x.deadline.at > now {
+				r.noteDeadline(x.deadline.at)
+				ok = false
+			}
+			w.mu.Unlock()
+			if !ok {
+				break
+			}
+			x.end(frame.Deadline, nil, &b)
+		}
+	}
+	b.Flush()
+	return r.next.Load()
+}
+
+// noteDeadline makes sure that Expire is called at that time, and says whether it was not sure before.
+func (r *Relay) noteDeadline(at int64) bool {
+	for {
+		next := r.next.Load()
+		if at >= next {
+			return false
+		}
+		if r.next.CompareAndSwap(next, at) {
+			return true
+		}
+	}
+}
+
+// Drain makes the relay refuse new requests and tells every client to go elsewhere.
+func (r *Relay) Drain() {
+	r.leaving.Store(true)
+	var b Batch
+	for _, c := range r.conns() {
+		c.Out.Control(frame.GoAway, frame.AppendEnd(nil, frame.Draining, "the broker is stopping"))
+		b.touch(&c.Out)
+	}
+	b.Flush()
+}
+
+// Running returns how many requests are not over.
+func (r *Relay) Running() int { return int(r.running.Load()) }
+
+// reserve takes n bytes of the budget, if it has them.
+func (r *Relay) reserve(n int64) bool {
+	if r.reserved.Add(n) <= r.limits.Memory {
+		return true
+	}
+	r.reserved.Add(-n)
+	return false
+}
+
+// channel is what the connections with one channel id share.
+type channel struct {
+	id        uuid.UUID
+	turn      atomic.Uint64           // how often a provider was chosen
+	providers atomic.Pointer[[]*Conn] // never changed in place
+	conns     map[*Conn]struct{}      // guarded by Relay.mu
+}
+
+// NewConn returns a connection that is not yet connected. Its Out.Flush is to be set.
+func (r *Relay) NewConn(role frame.Role, id uuid.UUID) *Conn {
+	return &Conn{relay: r, role: role, id: id, legs: map[uint64]*leg{}}
+}
+
+// Connect makes c one that is served, and a provider one that may be chosen.
+func (r *Relay) Connect(c *Conn) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	ch := r.channels[c.id]
+	if ch == nil {
+		ch = &channel{id: c.id, conns: map[*Conn]struct{}{}}
+		ch.providers.Store(new([]*Conn))
+		r.channels[c.id] = ch
+	}
+	c.channel = ch
+	ch.conns[c] = struct{}{}
+	ch.setProviders()
+}
+
+// setProviders lists those who may be chosen. It needs Relay.mu.
+func (ch *channel) setProviders() {
+	var list []*Conn
+	for c := range ch.conns {
+		if c.role == frame.Provider && !c.leaving {
+			list = append(list, c)
+		}
+	}
+	ch.providers.Store(&list)
+}
+
+// retire makes sure that c is chosen no more. gone says that it is not there either.
+func (r *Relay) retire(c *Conn, gone bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c.leaving = true
+	if c.channel == nil {
+		return // it was never connected
+	}
+	if gone {
+		delete(c.channel.conns, c)
+	}
+	c.channel.setProviders()
+	if len(c.channel.conns) == 0 {
+		delete(r.channels, c.channel.id)
+	}
+}
+
+func (r *Relay) conns() []*Conn {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var list []*Conn
+	for _, ch := range r.channels {
+		for c := range ch.conns {
+			list = append(list, c)
+		}
+	}
+	return list
+}
+
+// choose returns the provider with the fewest requests, of several the one that was chosen least recently;
+// or nil and why.
+func (r *Relay) choose(ch *channel) (*Conn, frame.Code) {
+	providers := *ch.providers.Load()
+	if len(providers) == 0 {
+		return nil, frame.NoProvider
+	}
+	var best *Conn
+	fewest, oldest := int64(r.limits.Streams), uint64(0)
+	for _, c := range providers {
+		n, chosen := c.outstanding.Load(), c.chosen.Load()
+		if n < fewest || n == fewest && best != nil && chosen < oldest {
+			best, fewest, oldest = c, n, chosen
+		}
+	}
+	if best == nil {
+		return nil, frame.Busy
+	}
+	best.chosen.Store(ch.turn.Add(1))
+	return best, 0
+}
+
+// Stats is what a relay has done and does.
+type Stats struct {
+	Consumers, Providers, Running int
+	Opened                        uint64
+	Outcomes                      map[Outcome]uint64
+	Reserved                      int64
+	Discarded                     uint64
+	Channels                      []ChannelStats
+}
+
+// ChannelStats is what a relay does on one channel.
+type ChannelStats struct {
+	ID                            uuid.UUID
+	Consumers, Providers, Running int
+	// QueueAge is the age of the oldest request whose answer has not begun.
+	QueueAge time.Duration
+}
+
+// Stats looks at every running request.
+func (r *Relay) Stats(now int64) Stats {
+	s := Stats{Running: r.Running(), Reserved: r.reserved.Load(), Discarded: r.discarded.Load(), Outcomes: map[Outcome]uint64{}}
+	for o := range r.counts {
+		if Outcome(o) != opened {
+			s.Outcomes[Outcome(o)] = r.counts[o].Load()
+		}
+	}
+	s.Opened = r.counts[opened].Load()
+	byChannel := map[*channel]*ChannelStats{}
+	r.mu.Lock()
+	for id, ch := range r.channels {
+		st := &ChannelStats{ID: id}
+		for c := range ch.conns {
+			if c.role == frame.Consumer {
+				st.Consumers++
+			} else {
+				st.Providers++
+			}
+		}
+		byChannel[ch] = st
+		s.Consumers += st.Consumers
+		s.Providers += st.Providers
+	}
+	r.mu.Unlock()
+	for i := range r.workers {
+		w := &r.workers[i]
+		w.mu.Lock()
+		for _, x := range w.running.all() {
+			if st := byChannel[x.consumer.conn.channel]; st != nil {
+				st.Running++
+				if !x.answered.Load() {
+					st.QueueAge = max(st.QueueAge, time.Duration(now-x.opened))
+				}
+			}
+		}
+		w.mu.Unlock()
+	}
+	for _, st := range byChannel {
+		s.Channels = append(s.Channels, *st)
+	}
+	return s
+}

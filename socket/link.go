@@ -1,0 +1,206 @@
+package socket
+
+import (
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/usageflow/usageflow-go-middleware/internal/broker"
+	"github.com/usageflow/usageflow-go-middleware/internal/frame"
+)
+
+const (
+	// linkPing is how long a connection may be silent before the peer is asked whether it is there.
+	linkPing = 15 * time.Second
+	// linkPatience is how long a peer may be silent, or take to read a piece of what it is sent.
+	linkPatience = 60 * time.Second
+	// linkFarewell is how long a peer may take to read why its connection is closed.
+	linkFarewell = 250 * time.Millisecond
+	// inlineTurns is how often the goroutine that puts a frame in writes, before it leaves the rest to the
+	// connection's writer.
+	inlineTurns = 4
+)
+
+// errUnresponsive ends a connection whose peer is silent.
+var errUnresponsive = errors.New("socket: the peer did not answer in time")
+
+// epoch is the moment that the broker's times count from.
+var epoch = time.Now()
+
+func sinceEpoch() int64 { return int64(time.Since(epoch)) }
+
+// link does the I/O of a broker's or client's connection. Whoever has put something into the outbox calls
+// flush, which writes at once as far as the system takes it without waiting; the rest is left to the
+// writer goroutine. So the usual message costs no switch of goroutines, and a peer that does not read
+// stops nobody but its writer. At any time one goroutine holds the right to write: the outbox gives it, and
+// handing over to the writer passes it on.
+type link struct {
+	conn net.Conn
+	out  *broker.Outbox
+
+	parcel broker.Parcel                   // of who may write
+	try    func([]byte) (n int, err error) // writes without waiting; nil where that is not possible
+
+	handOver chan struct{} // to the writer; it has room for one
+	done     chan struct{} // closed by close
+	once     sync.Once
+	writer   sync.WaitGroup
+
+	heard atomic.Int64 // when something was read last
+	bytes atomic.Uint64
+}
+
+// newLink starts the writer of a connection whose handshake is over. out is not yet in use.
+func newLink(conn net.Conn, out *broker.Outbox) *link {
+	l := &link{conn: conn, out: out, try: tryWriter(conn), handOver: make(chan struct{}, 1), done: make(chan struct{})}
+	l.heard.Store(sinceEpoch())
+	l.writer.Go(l.write)
+	return l
+}
+
+// flush makes somebody write what the outbox holds. It does not wait for the network.
+func (l *link) flush() {
+	if !l.out.Begin() {
+		return
+	}
+	if l.try == nil {
+		l.handOver <- struct{}{}
+		return
+	}
+	for range inlineTurns {
+		if !l.out.Take(&l.parcel) {
+			return
+		}
+		for b := l.parcel.Next(0); b != nil; {
+			n, err := l.try(b)
+			if err != nil {
+				l.close() // the reader sees it
+				return
+			}
+			if b = l.parcel.Next(n); n == 0 {
+				l.handOver <- struct{}{}
+				return
+			}
+		}
+	}
+	l.handOver <- struct{}{}
+}
+
+// write is the writer: it goes on where flush had to stop.
+func (l *link) write() {
+	for {
+		select {
+		case <-l.done:
+			return
+		case <-l.handOver:
+		}
+		for more := true; more; more = l.out.Take(&l.parcel) {
+			for b := l.parcel.Next(0); b != nil; {
+				// An error means that the connection is closed: the write will say so.
+				_ = l.conn.SetWriteDeadline(time.Now().Add(linkPatience))
+				n, err := l.conn.Write(b)
+				if err != nil {
+					l.close()
+					return
+				}
+				b = l.parcel.Next(n)
+			}
+		}
+		if l.try != nil {
+			_ = l.conn.SetWriteDeadline(time.Time{}) // as above
+		}
+	}
+}
+
+// read gives every frame that arrives to receive, until the connection ends or receive returns an error.
+// What all the frames of one read have put into outboxes goes out at once.
+func (l *link) read(receive func(f *broker.Frame, now int64, b *broker.Batch) error) error {
+	var in broker.Inbox
+	defer in.Close()
+	var b broker.Batch
+	var f broker.Frame
+	for {
+		n, err := l.conn.Read(in.Space())
+		if n > 0 {
+			now := sinceEpoch()
+			l.heard.Store(now)
+			l.bytes.Add(uint64(n))
+			in.Filled(n)
+			err := deliver(&in, &f, now, &b, receive)
+			b.Flush()
+			if err != nil {
+				return err
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func deliver(in *broker.Inbox, f *broker.Frame, now int64, b *broker.Batch, receive func(*broker.Frame, int64, *broker.Batch) error) error {
+	for {
+		ok, err := in.Next(f)
+		if err != nil || !ok {
+			return err
+		}
+		if err := receive(f, now, b); err != nil {
+			return err
+		}
+	}
+}
+
+// watch looks after a connection that nothing may have come from for a while. It is called now and then.
+func (l *link) watch(now int64) {
+	silent := time.Duration(now - l.heard.Load())
+	switch {
+	case silent > linkPatience:
+		l.close()
+	case silent >= linkPing:
+		l.out.Ping()
+		l.flush()
+	default:
+		l.out.Idle() // gives memory back
+	}
+}
+
+// farewell tells the peer why the connection is closed, and returns when it is likely to have read it. It
+// is called by the goroutine that reads.
+func (l *link) farewell(code frame.Code, reason string) {
+	l.out.Control(frame.GoAway, frame.AppendEnd(nil, code, reason))
+	l.flush()
+	l.finish()
+	// A connection that is closed with unread bytes is reset, and what was sent last is lost.
+	_ = l.conn.SetReadDeadline(time.Now().Add(linkFarewell))
+	_, _ = io.Copy(io.Discard, io.LimitReader(l.conn, 4<<20))
+}
+
+// finish waits, not for long, until all that was put in is written, and then says that nothing more comes.
+func (l *link) finish() {
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(linkFarewell); !l.out.Idle() && time.Now().Before(end); {
+		select {
+		case <-tick.C:
+		case <-l.done:
+			return
+		}
+	}
+	if half, ok := l.conn.(interface{ CloseWrite() error }); ok {
+		_ = half.CloseWrite() // whatever it says, the connection is closed next
+	}
+}
+
+// close closes the connection, which ends both goroutines.
+func (l *link) close() {
+	l.once.Do(func() {
+		close(l.done)
+		_ = l.conn.Close() // nothing depends on it any more
+	})
+}
+
+// wait waits for the writer, after close.
+func (l *link) wait() { l.writer.Wait() }

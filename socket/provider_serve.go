@@ -1,0 +1,136 @@
+package socket
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"runtime/debug"
+	"sync"
+	"time"
+)
+
+// Handler answers a request. ctx is the request's Context. The answer is what the reader has, to its end;
+// one that is an io.Closer is closed afterwards. An error is sent in its place.
+type Handler func(ctx context.Context, r *Request) (io.Reader, error)
+
+// leavePatience is how long the broker may take to say that it sends no more requests. What comes later is
+// sent back, and the consumer may try again.
+const leavePatience = 2 * time.Second
+
+// maxIdleHandlers is how many goroutines of Serve wait for the next request; more end.
+const maxIdleHandlers = 64
+
+// Serve answers requests with h, each in a goroutine, until ctx ends or the provider is closed. When ctx
+// ends the broker is told to send no more requests to this provider; those that are there are answered,
+// and then Serve returns nil. Close the provider after it: it takes no requests any more. After Close
+// Serve returns ErrClosed, once the handlers have returned.
+//
+// A handler that panics costs its request, which is answered with an error, and a line in the log.
+func (p *Provider) Serve(ctx context.Context, h Handler) error {
+	switch {
+	case ctx == nil:
+		return errNilContext
+	case h == nil:
+		return errors.New("socket: nil handler")
+	}
+	var handlers sync.WaitGroup
+	stop := context.AfterFunc(ctx, func() { p.leave() })
+	defer stop()
+	handlers.Go(func() { p.handle(&handlers, h) })
+	handlers.Wait()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return ErrClosed
+	}
+	return nil
+}
+
+// leave makes the provider take no new requests: it tells the broker, whose answer comes after the last of
+// them, or does not come because the connection is lost.
+func (p *Provider) leave() {
+	c := p.client
+	c.mu.Lock()
+	c.retired = true
+	sessions := make([]*session, 0, len(c.sessions))
+	for s := range c.sessions {
+		sessions = append(sessions, s)
+	}
+	c.mu.Unlock()
+	patience := time.NewTimer(leavePatience)
+	defer patience.Stop()
+	for _, s := range sessions {
+		s.endpoint.Leave()
+		select {
+		case <-s.leaving:
+		case <-s.ended:
+		case <-patience.C:
+		case <-c.life.Done():
+		}
+	}
+	p.mu.Lock()
+	p.leaving = true
+	p.arrived.Broadcast()
+	p.mu.Unlock()
+}
+
+// handle takes requests and answers them. While it answers one another goroutine waits for the next, so
+// that a request starts with one switch of goroutines.
+func (p *Provider) handle(handlers *sync.WaitGroup, h Handler) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for {
+		p.idle++
+		r, err := p.take(context.Background())
+		p.idle--
+		if err != nil {
+			return
+		}
+		if p.idle == 0 {
+			handlers.Go(func() { p.handle(handlers, h) })
+		}
+		p.mu.Unlock()
+		p.answer(r, h)
+		p.mu.Lock()
+		if p.idle >= maxIdleHandlers {
+			return
+		}
+	}
+}
+
+// answer answers one request.
+func (p *Provider) answer(r *Request, h Handler) {
+	body, err := p.call(r, h)
+	if err := p.Respond(r.ID, body, err); err != nil && !errors.Is(err, ErrUnknownRequest) {
+		p.client.cfg.log.Warn("a request was not answered in full", "channel", p.client.channel, "request", r.ID, "error", err)
+	}
+	if closer, ok := body.(io.Closer); ok {
+		p.closeAnswer(closer)
+	}
+}
+
+func (p *Provider) closeAnswer(closer io.Closer) {
+	defer p.recovered(nil)
+	if err := closer.Close(); err != nil {
+		p.client.cfg.log.Debug("closing an answer failed", "channel", p.client.channel, "error", err)
+	}
+}
+
+// call calls the user's handler.
+func (p *Provider) call(r *Request, h Handler) (body io.Reader, err error) {
+	defer p.recovered(&err)
+	return h(r.Context, r)
+}
+
+// recovered turns a panic of the user's code into a line in the log, and into an error.
+func (p *Provider) recovered(err *error) {
+	v := recover()
+	if v == nil {
+		return
+	}
+	p.client.cfg.log.Error("a handler panicked", "channel", p.client.channel, "panic", v, "stack", string(debug.Stack()))
+	if err != nil {
+		*err = fmt.Errorf("the handler panicked: %v", v)
+	}
+}

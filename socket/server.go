@@ -1,0 +1,266 @@
+package socket
+
+import (
+	"cmp"
+	"container/list"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"runtime"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/usageflow/usageflow-go-middleware/internal/broker"
+	"github.com/usageflow/usageflow-go-middleware/internal/frame"
+)
+
+// stopPatience is how long Stop lets running requests go on.
+const stopPatience = 500 * time.Millisecond
+
+// Server is the broker: consumers send it requests, and it gives each to one provider of the same channel
+// and passes the answer back. It holds no request whole, and keeps nothing when it stops. All methods are
+// safe for concurrent use.
+//
+//	server := socket.NewServer("9090")
+//	if err := server.Start(); err != nil { … }
+//	defer server.Stop()
+type Server struct {
+	// Static after NewServer.
+	cfg   serverConfig
+	relay *broker.Relay
+	clock *clock
+
+	mu         sync.Mutex
+	state      serverState
+	listener   net.Listener
+	conns      map[*serverConn]struct{}
+	handshakes *list.List // of *serverConn, the oldest first
+	stopped    chan struct{}
+	wg         sync.WaitGroup // of goroutines; Add needs mu
+
+	counts serverCounts
+}
+
+type serverState int
+
+const (
+	serverNew serverState = iota
+	serverRunning
+	serverLeaving // listens no more
+)
+
+// NewServer returns a server that does nothing until Start. It listens on 127.0.0.1:port; port "0" picks
+// a free one. See WithAddress for other interfaces.
+func NewServer(port string, opts ...ServerOption) *Server {
+	s := &Server{conns: map[*serverConn]struct{}{}, handshakes: list.New(), stopped: make(chan struct{})}
+	s.cfg.address = net.JoinHostPort("127.0.0.1", port)
+	s.cfg.log = slog.Default()
+	for _, opt := range opts {
+		if opt != nil {
+			opt.applyToServer(&s.cfg)
+		}
+	}
+	s.cfg.limits = s.cfg.limits.withDefaults()
+	s.clock = newClock(func(now int64) int64 { return s.relay.Expire(now) }, s.watch)
+	limits := broker.Limits{Streams: s.cfg.limits.Streams, Window: s.cfg.limits.Window, Memory: s.cfg.limits.Memory}
+	s.relay = broker.NewRelay(limits, 4*runtime.GOMAXPROCS(0), s.clock.alarm)
+	return s
+}
+
+// Start listens, and serves in goroutines of its own until Stop or Shutdown. A server starts once. Where
+// the port is taken the error says "in use", and errors.Is(err, syscall.EADDRINUSE) is true; where the
+// server was stopped before it is ErrClosed.
+func (s *Server) Start() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch s.state {
+	case serverRunning:
+		return errStarted
+	case serverLeaving:
+		return ErrClosed
+	}
+	if err := checkAddress(s.cfg.address); err != nil {
+		return err
+	}
+	ln, err := net.Listen("tcp", s.cfg.address)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("socket: %s is in use: %w", s.cfg.address, err)
+	}
+	if err != nil {
+		return fmt.Errorf("socket: listen on %s: %w", s.cfg.address, err)
+	}
+	if tcp, ok := ln.Addr().(*net.TCPAddr); ok && !tcp.IP.IsLoopback() && s.cfg.token == "" && s.cfg.authorize == nil && s.cfg.tls == nil {
+		s.cfg.log.Warn("the broker lets anyone in who can reach it: use WithToken, WithAuthorizer or mutual TLS", "address", ln.Addr().String())
+	}
+	s.listener, s.state = ln, serverRunning
+	s.clock.start()
+	s.wg.Go(func() { s.accept(ln) })
+	return nil
+}
+
+func checkAddress(addr string) error {
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return fmt.Errorf("socket: address %q: %w", addr, err)
+	}
+	if n, err := strconv.Atoi(port); err != nil || n < 0 || n > 65535 {
+		return fmt.Errorf("socket: %q is no port: 0 to 65535 are", port)
+	}
+	return nil
+}
+
+// Addr returns the address that the server listens on, or listened on last; nil before Start.
+func (s *Server) Addr() net.Addr {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.listener == nil {
+		return nil
+	}
+	return s.listener.Addr()
+}
+
+// Port returns the port that the server listens on; before Start, the one that it was made with.
+func (s *Server) Port() string {
+	addr := s.cfg.address
+	if a := s.Addr(); a != nil {
+		addr = a.String()
+	}
+	_, port, _ := net.SplitHostPort(addr) // "" for what is no address, as Start will say
+	return port
+}
+
+// Stop stops the server: it takes no new requests, gives the running ones half a second to finish, ends
+// all connections and returns when every goroutine has ended. It is idempotent, and always returns nil.
+func (s *Server) Stop() error {
+	ctx, cancel := context.WithTimeout(context.Background(), stopPatience)
+	defer cancel()
+	_ = s.Shutdown(ctx) // the patience is over, or not: stopped it is
+	return nil
+}
+
+// Shutdown stops the server like Stop, but gives running requests until ctx ends, and returns ctx's error
+// if it did. Clients are told at once to go elsewhere; what they send meanwhile gets ErrDraining.
+func (s *Server) Shutdown(ctx context.Context) error {
+	if ctx == nil {
+		return errNilContext
+	}
+	s.mu.Lock()
+	first := s.state != serverLeaving
+	running := s.state == serverRunning
+	s.state = serverLeaving
+	ln := s.listener
+	s.mu.Unlock()
+	if !first {
+		select {
+		case <-s.stopped:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	defer close(s.stopped)
+	if !running {
+		return nil
+	}
+	if err := ln.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+		s.cfg.log.Warn("closing the broker's listener failed", "error", err)
+	}
+	s.relay.Drain()
+	err := s.waitIdle(ctx)
+	s.cut()
+	s.wg.Wait()
+	s.clock.stop()
+	return err
+}
+
+// waitIdle waits until no request is running.
+func (s *Server) waitIdle(ctx context.Context) error {
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for s.relay.Running() > 0 {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+	return nil
+}
+
+// cut ends every connection, once what it has to say was written.
+func (s *Server) cut() {
+	s.mu.Lock()
+	conns := make([]*serverConn, 0, len(s.conns))
+	for c := range s.conns {
+		conns = append(conns, c)
+	}
+	for e := s.handshakes.Front(); e != nil; e = e.Next() {
+		e.Value.(*serverConn).abort()
+	}
+	s.mu.Unlock()
+	var wg sync.WaitGroup
+	for _, c := range conns {
+		wg.Go(func() { c.dismiss(frame.Stopped, "the broker has stopped") })
+	}
+	wg.Wait()
+}
+
+// watch is called by the clock now and then.
+func (s *Server) watch(now int64) {
+	s.mu.Lock()
+	conns := make([]*serverConn, 0, len(s.conns))
+	for c := range s.conns {
+		conns = append(conns, c)
+	}
+	s.mu.Unlock()
+	for _, c := range conns {
+		c.link.watch(now)
+	}
+}
+
+// accept takes connections until the listener is closed.
+func (s *Server) accept(ln net.Listener) {
+	var pause time.Duration
+	for {
+		conn, err := ln.Accept()
+		if err == nil {
+			pause = 0
+			s.begin(conn)
+			continue
+		}
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		// Out of descriptors, most likely: what is there is served on.
+		pause = min(cmp.Or(2*pause, 5*time.Millisecond), time.Second)
+		s.cfg.log.Warn("accepting a connection failed", "error", err, "retry_in", pause)
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-s.stopped:
+		}
+		timer.Stop()
+	}
+}
+
+// begin starts the handshake of a connection. Where too many are in theirs, the oldest gives way.
+func (s *Server) begin(conn net.Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.state != serverRunning {
+		_ = conn.Close() // nothing was said on it
+		return
+	}
+	if s.handshakes.Len() >= s.cfg.limits.Connections {
+		s.handshakes.Front().Value.(*serverConn).abort()
+		s.handshakes.Remove(s.handshakes.Front())
+		s.counts.evicted.Add(1)
+	}
+	c := &serverConn{server: s, raw: conn}
+	c.handshake = s.handshakes.PushBack(c)
+	s.wg.Go(c.serve)
+}

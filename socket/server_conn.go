@@ -1,0 +1,243 @@
+package socket
+
+import (
+	"container/list"
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/usageflow/usageflow-go-middleware/internal/broker"
+	"github.com/usageflow/usageflow-go-middleware/internal/frame"
+)
+
+// serverConn is a client's connection. One goroutine runs serve: handshake, then reading.
+type serverConn struct {
+	server    *Server
+	raw       net.Conn      // below TLS
+	handshake *list.Element // in Server.handshakes, guarded by Server.mu
+
+	// Static after the handshake.
+	conn net.Conn
+	peer Peer
+	node *broker.Conn
+	link *link
+}
+
+// serve runs the connection and returns when it has ended.
+func (c *serverConn) serve() {
+	s := c.server
+	c.conn = c.raw
+	err := c.greet()
+	s.mu.Lock()
+	s.handshakes.Remove(c.handshake) // where it is not there any more, nothing happens
+	s.mu.Unlock()
+	if err != nil {
+		s.cfg.log.Debug("a client was not let in", "remote", c.conn.RemoteAddr().String(), "reason", err)
+		_ = c.conn.Close() // it says no more
+		return
+	}
+	err = c.link.read(c.node.Receive)
+	switch {
+	case errors.Is(err, broker.ErrProtocol), errors.Is(err, frame.ErrInvalid), errors.Is(err, frame.ErrTooLarge):
+		s.counts.violations.Add(1)
+		s.cfg.log.Warn("a client broke the protocol", "role", c.peer.Role.String(), "channel", c.peer.Channel, "remote", c.conn.RemoteAddr().String(), "error", err)
+		c.link.farewell(frame.Protocol, err.Error())
+	case !errors.Is(err, io.EOF):
+		s.cfg.log.Debug("a client's connection failed", "role", c.peer.Role.String(), "channel", c.peer.Channel, "error", err)
+	}
+	c.link.close()
+	c.node.Close()
+	c.link.wait()
+	s.mu.Lock()
+	delete(s.conns, c)
+	s.counts.bytesIn.Add(c.link.bytes.Load())
+	s.counts.bytesOut.Add(c.node.Out.Written())
+	s.mu.Unlock()
+}
+
+// abort ends a connection in its handshake.
+func (c *serverConn) abort() { _ = c.raw.Close() } // serve sees it
+
+// dismiss ends the connection after telling the client why.
+func (c *serverConn) dismiss(code frame.Code, reason string) {
+	c.node.Out.Control(frame.GoAway, frame.AppendEnd(nil, code, reason))
+	c.link.flush()
+	c.link.finish()
+	// The client closes when it has read that; one that does not is closed.
+	_ = c.conn.SetReadDeadline(time.Now().Add(linkFarewell))
+}
+
+// greet is the handshake. When it returns nil the client has been let in, and may be chosen for requests.
+func (c *serverConn) greet() error {
+	s := c.server
+	deadline := time.Now().Add(s.cfg.limits.HandshakeTimeout)
+	if err := c.conn.SetDeadline(deadline); err != nil {
+		return err
+	}
+	c.peer.RemoteAddr = c.conn.RemoteAddr()
+	if s.cfg.tls != nil {
+		conn := tls.Server(c.conn, s.cfg.tls)
+		ctx, cancel := context.WithDeadline(context.Background(), deadline)
+		err := conn.HandshakeContext(ctx)
+		cancel()
+		if err != nil {
+			return err
+		}
+		state := conn.ConnectionState()
+		c.conn, c.peer.TLS = conn, &state
+	}
+	payload, err := readHandshake(c.conn, frame.Hello)
+	if err != nil {
+		return err
+	}
+	hello, err := frame.ParseHello(payload)
+	if err != nil {
+		return err
+	}
+	c.peer.Role, c.peer.Channel, c.peer.Token = Role(hello.Role), hello.Channel, hello.Token
+	if code, reason := c.judge(hello); code != 0 {
+		return c.refuse(code, reason)
+	}
+	return c.letIn()
+}
+
+// judge says why a client is not let in, if so.
+func (c *serverConn) judge(hello frame.HelloPayload) (frame.Code, string) {
+	s := c.server
+	if hello.MinVersion > frame.ProtocolVersion || hello.MaxVersion < frame.ProtocolVersion {
+		return frame.BadVersion, fmt.Sprintf("the broker speaks version %d", frame.ProtocolVersion)
+	}
+	want, got := sha256.Sum256([]byte(s.cfg.token)), sha256.Sum256([]byte(hello.Token))
+	if s.cfg.token != "" && subtle.ConstantTimeCompare(want[:], got[:]) != 1 {
+		s.counts.unauthorized.Add(1)
+		return frame.Unauthorized, "wrong token"
+	}
+	if err := c.authorize(); err != nil {
+		s.counts.unauthorized.Add(1)
+		s.cfg.log.Warn("a client was refused", "role", c.peer.Role.String(), "channel", c.peer.Channel, "remote", c.peer.RemoteAddr.String(), "error", err)
+		return frame.Unauthorized, "refused"
+	}
+	return 0, ""
+}
+
+// authorize asks the user's authorizer, which may do anything.
+func (c *serverConn) authorize() (err error) {
+	if c.server.cfg.authorize == nil {
+		return nil
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("the authorizer panicked: %v", p)
+		}
+	}()
+	return c.server.cfg.authorize(c.peer)
+}
+
+// refuse says why the client is not let in.
+func (c *serverConn) refuse(code frame.Code, reason string) error {
+	err := writeHandshake(c.conn, frame.GoAway, frame.AppendEnd(nil, code, reason))
+	return errors.Join(fmt.Errorf("%v: %s", code, reason), err)
+}
+
+// letIn welcomes the client. Its place in the channel is taken before it is told so: what it sends next, or
+// what others send to its channel, finds it there.
+func (c *serverConn) letIn() error {
+	s := c.server
+	c.node = s.relay.NewConn(frame.Role(c.peer.Role), c.peer.Channel)
+	c.link = newLink(c.conn, &c.node.Out)
+	c.node.Out.Flush = c.link.flush
+	err := c.enter()
+	if err == nil {
+		welcome := frame.WelcomePayload{Version: frame.ProtocolVersion, Streams: uint32(s.cfg.limits.Streams), Window: uint32(s.cfg.limits.Window)}
+		c.node.Out.Control(frame.Welcome, welcome.Append(nil))
+		s.relay.Connect(c.node)
+		err = c.conn.SetDeadline(time.Time{})
+		c.link.flush()
+	}
+	if err != nil {
+		c.leave()
+	}
+	return err
+}
+
+// enter makes the connection one that is served, if there is a place for it.
+func (c *serverConn) enter() error {
+	s := c.server
+	s.mu.Lock()
+	state, places := s.state, s.cfg.limits.Connections-len(s.conns)
+	if state == serverRunning && places > 0 {
+		s.conns[c] = struct{}{}
+	}
+	s.mu.Unlock()
+	switch {
+	case state != serverRunning:
+		return c.refuse(frame.Draining, "the broker is stopping")
+	case places <= 0:
+		s.counts.full.Add(1)
+		return c.refuse(frame.Busy, "the broker has as many connections as it may")
+	}
+	return nil
+}
+
+// leave undoes letIn.
+func (c *serverConn) leave() {
+	c.server.mu.Lock()
+	delete(c.server.conns, c)
+	c.server.mu.Unlock()
+	c.link.close()
+	c.node.Close()
+	c.link.wait()
+}
+
+// maxHandshake is the size of the largest payload of a HELLO or WELCOME, or of a GOAWAY in their place.
+const maxHandshake = frame.MaxToken + 64
+
+// readHandshake reads one frame, and nothing of what comes after it. Where the peer says GOAWAY instead
+// of what is wanted, that is the error.
+func readHandshake(r io.Reader, want frame.Type) ([]byte, error) {
+	var header [frame.HeaderSize]byte
+	if _, err := io.ReadFull(r, header[:]); err != nil {
+		return nil, err
+	}
+	h, err := frame.ParseHeader(header[:])
+	if err != nil {
+		return nil, err
+	}
+	if h.Length > maxHandshake || h.Type != want && h.Type != frame.GoAway {
+		return nil, fmt.Errorf("%w: %v of %d bytes in place of %v", broker.ErrProtocol, h.Type, h.Length, want)
+	}
+	payload := make([]byte, h.Length)
+	if _, err := io.ReadFull(r, payload); err != nil {
+		return nil, err
+	}
+	if h.Type == frame.GoAway {
+		code, reason, err := frame.ParseEnd(payload)
+		if err != nil {
+			return nil, err
+		}
+		return nil, &broker.Error{Code: code, Reason: reason}
+	}
+	return payload, nil
+}
+
+func writeHandshake(w io.Writer, t frame.Type, payload []byte) error {
+	b := frame.Header{Length: uint32(len(payload)), Type: t}.Append(nil)
+	_, err := w.Write(append(b, payload...))
+	return err
+}
+
+// hello is what a client says first.
+func hello(role Role, channel uuid.UUID, token string) []byte {
+	return frame.HelloPayload{
+		MinVersion: frame.ProtocolVersion, MaxVersion: frame.ProtocolVersion,
+		Role: frame.Role(role), Channel: channel, Token: token,
+	}.Append(nil)
+}
