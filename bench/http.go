@@ -25,7 +25,7 @@ const (
 // runHTTP measures a Gin API over real HTTP, in variants.
 func runHTTP(args []string) error {
 	flags := flag.NewFlagSet("http", flag.ContinueOnError)
-	var r race
+	r := newRace()
 	r.flags(flags)
 	conns := flags.Int("conns", 64, "keep-alive connections")
 	only := flags.String("only", "", "measure this variant and bare gin: whitelisted, unmonitored, metered, limited, otelgin")

@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"time"
 
+	"github.com/usageflow/usageflow-go-middleware/bench/internal/broker"
 	"github.com/usageflow/usageflow-go-middleware/bench/internal/child"
 	"github.com/usageflow/usageflow-go-middleware/bench/internal/machine"
 	"github.com/usageflow/usageflow-go-middleware/bench/internal/table"
@@ -34,7 +35,7 @@ type runner interface {
 
 // A sample is what one contender did in one lap.
 type sample struct {
-	count      int           // requests or messages, all of them answered
+	count      int           // requests or messages, all of them answered; bytes, where they are what counts
 	elapsed    time.Duration // until the last was done
 	drain      time.Duration // the part of elapsed after the last response
 	cpu        time.Duration // of the process that is measured
@@ -43,6 +44,9 @@ type sample struct {
 	mallocs    uint64        // of the process that is measured
 	bytes      uint64
 	others     float64 // the part of the machine that other processes used meanwhile
+
+	p50, p99 time.Duration              // of the time to an answer
+	parts    [broker.Parts]broker.Usage // of a broker's processes
 }
 
 func (s sample) rate() float64   { return float64(s.count) / s.elapsed.Seconds() }
@@ -63,13 +67,20 @@ type race struct {
 	repeated     int
 }
 
+func newRace() race {
+	return race{
+		rounds: 5, laps: 8, warmup: time.Second, lap: 500 * time.Millisecond, quiet: 10, patience: 3 * time.Minute,
+	}
+}
+
+// flags has what r is as the defaults.
 func (r *race) flags(f *flag.FlagSet) {
-	f.IntVar(&r.rounds, "rounds", 5, "how often all processes are started")
-	f.IntVar(&r.laps, "laps", 8, "how often everything is measured in a round; the table shows medians over all laps")
-	f.DurationVar(&r.warmup, "warmup", time.Second, "time of each contender before a round's laps")
-	f.DurationVar(&r.lap, "lap", 500*time.Millisecond, "time of each contender in a lap")
-	f.IntVar(&r.quiet, "others", 10, "measure again if other processes have used more than this percentage of the machine meanwhile (Linux)")
-	f.DurationVar(&r.patience, "patience", 3*time.Minute, "how long to wait in all for the machine to be quiet; after that, the least disturbed samples are taken")
+	f.IntVar(&r.rounds, "rounds", r.rounds, "how often all processes are started")
+	f.IntVar(&r.laps, "laps", r.laps, "how often everything is measured in a round; the table shows medians over all laps")
+	f.DurationVar(&r.warmup, "warmup", r.warmup, "time of each contender before a round's laps")
+	f.DurationVar(&r.lap, "lap", r.lap, "time of each contender in a lap")
+	f.IntVar(&r.quiet, "others", r.quiet, "measure again if other processes have used more than this percentage of the machine meanwhile (Linux)")
+	f.DurationVar(&r.patience, "patience", r.patience, "how long to wait in all for the machine to be quiet; after that, the least disturbed samples are taken")
 }
 
 func (r *race) check() error {
@@ -217,11 +228,15 @@ func median(samples []sample, format string, of func(sample) float64) string {
 
 // ratio is the median of the laps' ratios of two contenders, as text.
 func ratio(own, base []sample, format string, scale float64, of func(sample) float64) string {
+	return fmt.Sprintf(format, scale*medianRatio(own, base, of))
+}
+
+func medianRatio(own, base []sample, of func(sample) float64) float64 {
 	ratios := make([]float64, len(own))
 	for lap := range own {
-		ratios[lap] = scale * of(own[lap]) / of(base[lap])
+		ratios[lap] = of(own[lap]) / of(base[lap])
 	}
-	return fmt.Sprintf(format, table.Median(ratios))
+	return table.Median(ratios)
 }
 
 // cpuClock reads the CPU time of several processes.

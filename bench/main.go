@@ -9,6 +9,7 @@ import (
 	"os"
 
 	"github.com/usageflow/usageflow-go-middleware/bench/internal/app"
+	"github.com/usageflow/usageflow-go-middleware/bench/internal/broker"
 	"github.com/usageflow/usageflow-go-middleware/bench/internal/child"
 	"github.com/usageflow/usageflow-go-middleware/bench/internal/fake"
 	"github.com/usageflow/usageflow-go-middleware/bench/internal/load"
@@ -17,18 +18,22 @@ import (
 
 const usage = `usage: go run . <benchmark> [flags]
 
-  pool   SendAsync over a pool of connections, beside raw pipelined frames
-  http   a Gin API over real HTTP: bare, metered, rate limited, and a peer
+  pool    SendAsync over a pool of connections, beside raw pipelined frames
+  http    a Gin API over real HTTP: bare, metered, rate limited, and a peer
+  broker  requests and uploads through the TCP broker, beside a relay, nats and grpc
 
 go run . <benchmark> -h lists the flags. The cost of a handler: go test -run - -bench . ./...
 `
 
 func main() {
 	child.Main(map[string]child.Role{
-		app.RoleName:        app.Role,
-		fake.RoleName:       fake.Role,
-		load.RoleName:       load.Role,
-		poolclient.RoleName: poolclient.Role,
+		app.RoleName:            app.Role,
+		broker.RoleName:         broker.Role,
+		broker.ProviderRoleName: broker.ProviderRole,
+		broker.ClientRoleName:   broker.ClientRole,
+		fake.RoleName:           fake.Role,
+		load.RoleName:           load.Role,
+		poolclient.RoleName:     poolclient.Role,
 	})
 	if err := run(os.Args[1:]); err != nil {
 		if !errors.Is(err, flag.ErrHelp) {
@@ -39,7 +44,7 @@ func main() {
 }
 
 func run(args []string) error {
-	benchmarks := map[string]func([]string) error{"pool": runPool, "http": runHTTP}
+	benchmarks := map[string]func([]string) error{"pool": runPool, "http": runHTTP, "broker": runBroker}
 	if len(args) > 0 {
 		if benchmark, ok := benchmarks[args[0]]; ok {
 			return benchmark(args[1:])

@@ -17,7 +17,7 @@ import (
 // connections take, and as many in flight as SendAsync has.
 func runPool(args []string) error {
 	flags := flag.NewFlagSet("pool", flag.ContinueOnError)
-	var r race
+	r := newRace()
 	r.flags(flags)
 	conns := flags.Int("conns", 10, "connections")
 	if err := flags.Parse(args); err != nil {
