@@ -125,12 +125,16 @@ func (c *Consumer) send(ctx context.Context, r io.Reader, timeout time.Duration,
 	if size, ok := inMemory(r); ok {
 		buf = broker.NewBuffer()
 		room := frame.MaxPayload - len(req.Metadata) - openOverhead
-		n, _ := io.ReadFull(r, buf.B[:min(size, room)]) // these readers do not fail
+		n, err := io.ReadFull(r, buf.B[:min(size, room)])
+		if err != nil { // somebody else has read from it, or closed it
+			buf.Release()
+			return nil, fmt.Errorf("socket: reading the request: %w", err)
+		}
 		req.Data, req.Whole = buf.B[:n], size <= room
 	}
 	a := &answer{}
 	if ctx.Done() != nil {
-		a.stream.Ended = a.ended
+		a.stream.Owner = a
 	}
 	err = s.endpoint.Open(&a.stream, req, sinceEpoch())
 	buf.Release()
@@ -200,8 +204,8 @@ func (a *answer) follow(ctx context.Context) {
 	}
 }
 
-// ended is called by the stream.
-func (a *answer) ended(error) {
+// Ended is called by the stream.
+func (a *answer) Ended(error) {
 	a.mu.Lock()
 	a.over = true
 	stop := a.stop

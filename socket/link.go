@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -63,12 +64,16 @@ func newLink(conn net.Conn, out *broker.Outbox) *link {
 
 // flush makes somebody write what the outbox holds. It does not wait for the network.
 func (l *link) flush() {
-	if !l.out.Begin() {
+	ok, shared := l.out.Begin()
+	if !ok {
 		return
 	}
 	if l.try == nil {
 		l.handOver <- struct{}{}
 		return
+	}
+	if shared {
+		runtime.Gosched() // those that are about to put something in do so, and one write takes it all
 	}
 	for range inlineTurns {
 		if !l.out.Take(&l.parcel) {

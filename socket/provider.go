@@ -26,9 +26,9 @@ type Provider struct {
 
 	mu      sync.Mutex
 	arrived sync.Cond // the queue, or what is below, has changed
-	first   *Request  // of the queue
-	last    *Request
-	byID    map[uuid.UUID]*Request // not yet answered
+	first   *incoming // of the queue
+	last    *incoming
+	byID    map[uuid.UUID]*incoming // not yet answered
 	closed  bool
 	leaving bool // takes no new requests
 	idle    int  // goroutines of Serve that wait
@@ -38,7 +38,7 @@ type Provider struct {
 // registered: requests may come from then on. The error is ErrUnauthorized where the broker refuses the
 // token or the client.
 func NewProvider(addr string, channelID uuid.UUID, opts ...ClientOption) (*Provider, error) {
-	p := &Provider{client: newClient(addr, RoleProvider, channelID, opts), byID: map[uuid.UUID]*Request{}}
+	p := &Provider{client: newClient(addr, RoleProvider, channelID, opts), byID: map[uuid.UUID]*incoming{}}
 	p.arrived.L = &p.mu
 	p.client.events = sessionEvents{make: p.newStream, accept: p.accept}
 	if err := p.client.connect(); err != nil {
@@ -49,15 +49,14 @@ func NewProvider(addr string, channelID uuid.UUID, opts ...ClientOption) (*Provi
 
 // newStream makes the stream of a request that arrives.
 func (p *Provider) newStream() *broker.Stream {
-	r := &Request{}
+	r := &incoming{provider: p}
 	r.stream.Owner = r
-	r.stream.Ended = func(err error) { p.ended(r, err) }
 	return &r.stream
 }
 
 // accept queues a request.
 func (p *Provider) accept(s *broker.Stream) {
-	r := s.Owner.(*Request)
+	r := s.Owner.(*incoming)
 	r.ID, r.Reader, r.Metadata = s.ID, requestBody{s}, s.Metadata
 	r.context.deadline = epoch.Add(time.Duration(s.Deadline()))
 	r.Context = &r.context
@@ -79,7 +78,7 @@ func (p *Provider) accept(s *broker.Stream) {
 }
 
 // ended is called once when nobody waits for the request's answer any more.
-func (p *Provider) ended(r *Request, err error) {
+func (p *Provider) ended(r *incoming, err error) {
 	switch err = brokerError(err); {
 	case err == nil, errors.Is(err, ErrClosed):
 		err = context.Canceled
@@ -98,7 +97,7 @@ func (p *Provider) ended(r *Request, err error) {
 }
 
 // push appends r to the queue. It needs mu.
-func (p *Provider) push(r *Request) {
+func (p *Provider) push(r *incoming) {
 	r.queued, r.prev = true, p.last
 	if p.last != nil {
 		p.last.next = r
@@ -109,7 +108,7 @@ func (p *Provider) push(r *Request) {
 }
 
 // remove takes r out of the queue, if it is there. It needs mu.
-func (p *Provider) remove(r *Request) {
+func (p *Provider) remove(r *incoming) {
 	if !r.queued {
 		return
 	}
@@ -150,7 +149,11 @@ func (p *Provider) ReceiveContext(ctx context.Context) (*Request, error) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.take(ctx)
+	r, err := p.take(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &r.Request, nil
 }
 
 // wake makes everybody who waits look again.
@@ -161,7 +164,7 @@ func (p *Provider) wake() {
 }
 
 // take waits for a request and takes it out of the queue. It needs mu.
-func (p *Provider) take(ctx context.Context) (*Request, error) {
+func (p *Provider) take(ctx context.Context) (*incoming, error) {
 	for {
 		switch r := p.first; {
 		case p.closed:
@@ -187,7 +190,8 @@ func (p *Provider) take(ctx context.Context) (*Request, error) {
 //
 // The error is ErrUnknownRequest for an id that the provider does not have, or no longer; or says that the
 // consumer gave up meanwhile. r is read by a goroutine that may be in r.Read until that returns, unless it
-// is a *bytes.Reader, *bytes.Buffer or *strings.Reader.
+// holds everything in memory: a *bytes.Reader, *bytes.Buffer or *strings.Reader, or the reader of a request
+// or of an answer that has come whole.
 func (p *Provider) Respond(reqID uuid.UUID, r io.Reader, err error) error {
 	p.mu.Lock()
 	req := p.byID[reqID]
@@ -201,9 +205,9 @@ func (p *Provider) Respond(reqID uuid.UUID, r io.Reader, err error) error {
 	s := &req.stream
 	switch {
 	case err != nil:
-		return respondError(sendFailure(s, frame.Head, err))
+		return respondError(sendFailure(s, err))
 	case r == nil:
-		_ = sendFailure(s, frame.Head, errors.New("the provider answered with a nil reader")) // what counts is returned
+		_ = sendFailure(s, errors.New("the provider answered with a nil reader")) // what counts is returned
 		return errNilReader
 	}
 	if size, ok := inMemory(r); ok {
@@ -229,10 +233,12 @@ func sendMemory(s *broker.Stream, r io.Reader, size int) error {
 		if err != nil {
 			return err
 		}
-		n, _ = io.ReadFull(r, buf.B[:min(n, size)]) // these readers do not fail
-		size -= n
+		n, err = io.ReadFull(r, buf.B[:min(n, size)])
+		if err != nil { // somebody else has read from it, or closed it
+			return failAnswer(s, err)
+		}
 		var flags frame.Flags
-		if size <= 0 || n == 0 {
+		if size -= n; size == 0 {
 			flags = frame.FlagEnd
 		}
 		if err := s.Send(t, flags, buf.B[:n]); err != nil {
@@ -255,10 +261,7 @@ func sendStream(s *broker.Stream, r io.Reader) error {
 	go func() {
 		err := pump(s, r)
 		if err != nil && !errors.Is(err, broker.ErrOver) {
-			err = fmt.Errorf("socket: reading the answer: %w", err)
-			if tellErr := sendFailure(s, frame.Head, errors.Unwrap(err)); tellErr != nil {
-				err = errors.Join(err, tellErr)
-			}
+			err = failAnswer(s, err)
 		}
 		sent <- err
 		s.Wake()
@@ -267,13 +270,22 @@ func sendStream(s *broker.Stream, r io.Reader) error {
 	return s.WaitSent(sent)
 }
 
+// failAnswer tells the consumer that reading its answer failed with err, and returns the error to return.
+func failAnswer(s *broker.Stream, err error) error {
+	failed := fmt.Errorf("socket: reading the answer: %w", err)
+	if err := sendFailure(s, err); err != nil {
+		return errors.Join(failed, err)
+	}
+	return failed
+}
+
 // sendFailure sends the message of err in place of an answer, or of the rest of it.
-func sendFailure(s *broker.Stream, t frame.Type, err error) error {
+func sendFailure(s *broker.Stream, err error) error {
 	message := errorMessage(err)
 	if _, err := s.WaitCredit(); err != nil {
 		return err
 	}
-	if err := s.Send(t, frame.FlagError, nil); err != nil {
+	if err := s.Send(frame.Head, frame.FlagError, nil); err != nil {
 		return err
 	}
 	err = pump(s, bytes.NewReader([]byte(message)))

@@ -91,7 +91,7 @@ func (p *Provider) handle(handlers *sync.WaitGroup, h Handler) {
 			handlers.Go(func() { p.handle(handlers, h) })
 		}
 		p.mu.Unlock()
-		p.answer(r, h)
+		p.answer(&r.Request, h)
 		p.mu.Lock()
 		if p.idle >= maxIdleHandlers {
 			return

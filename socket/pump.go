@@ -11,7 +11,7 @@ import (
 	"github.com/usageflow/usageflow-go-middleware/internal/frame"
 )
 
-// inMemory returns how many bytes r holds, where r is one of the readers that never wait.
+// inMemory returns how many bytes r holds, where r is one that has them all, so that it neither waits nor fails.
 func inMemory(r io.Reader) (size int, ok bool) {
 	switch r := r.(type) {
 	case *bytes.Reader:
@@ -26,6 +26,10 @@ func inMemory(r io.Reader) (size int, ok bool) {
 		if r != nil {
 			return r.Len(), true
 		}
+	case requestBody:
+		return r.stream.Whole()
+	case *answer:
+		return r.stream.Whole()
 	}
 	return 0, false
 }

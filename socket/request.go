@@ -23,14 +23,22 @@ type Request struct {
 	Context context.Context //nolint:containedctx // it is the request's own, as in net/http
 	// Metadata is what the consumer's WithMetadata said, nil for nothing.
 	Metadata map[string]string
+}
 
-	stream  broker.Stream
-	context requestContext
+// incoming is a request that a provider holds.
+type incoming struct {
+	Request
+	provider *Provider
+	stream   broker.Stream
+	context  requestContext
 
 	// Guarded by Provider.mu.
-	prev, next *Request // in the queue
+	prev, next *incoming // in the queue
 	queued     bool
 }
+
+// Ended is called by the stream.
+func (in *incoming) Ended(err error) { in.provider.ended(in, err) }
 
 // requestBody is the reader of a request.
 type requestBody struct{ stream *broker.Stream }

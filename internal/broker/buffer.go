@@ -48,10 +48,11 @@ type segment struct {
 	buf  *Buffer
 }
 
-// segments is a queue of segments that keeps its memory.
+// segments is a queue of segments that keeps its memory. It is not to be copied.
 type segments struct {
-	list []segment
-	head int
+	list  []segment
+	head  int
+	small [1]segment // the first list, enough for most
 }
 
 func (q *segments) len() int        { return len(q.list) - q.head }
@@ -63,6 +64,9 @@ func (q *segments) push(s segment) {
 		n := copy(q.list, q.list[q.head:])
 		clear(q.list[n:])
 		q.list, q.head = q.list[:n], 0
+	}
+	if q.list == nil {
+		q.list = q.small[:0]
 	}
 	q.list = append(q.list, s)
 }

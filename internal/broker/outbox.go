@@ -21,6 +21,8 @@ type Outbox struct {
 	// Flush makes somebody write what the outbox holds. It does not block, and is called without locks.
 	// Static after construction.
 	Flush func()
+	// running returns how many streams there are. It needs mu. Static after construction.
+	running func() int
 
 	mu      sync.Mutex
 	closed  bool
@@ -240,15 +242,15 @@ func (p *Parcel) Drop() {
 }
 
 // Begin makes the caller the writer, if nobody is and there is something to write. It then calls Take
-// until that returns false.
-func (o *Outbox) Begin() bool {
+// until that returns false. shared says that there are several streams: others may have something to add.
+func (o *Outbox) Begin() (ok, shared bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.writing || o.empty() {
-		return false
+		return false, false
 	}
 	o.writing = true
-	return true
+	return true, o.running() > 1
 }
 
 // Idle says whether all that was put in has been written, and gives memory back if so.

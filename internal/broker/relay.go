@@ -126,7 +126,9 @@ type channel struct {
 
 // NewConn returns a connection that is not yet connected. Its Out.Flush is to be set.
 func (r *Relay) NewConn(role frame.Role, id uuid.UUID) *Conn {
-	return &Conn{relay: r, role: role, id: id, legs: map[uint64]*leg{}}
+	c := &Conn{relay: r, role: role, id: id, legs: map[uint64]*leg{}}
+	c.Out.running = func() int { return len(c.legs) }
+	return c
 }
 
 // Connect makes c one that is served, and a provider one that may be chosen.

@@ -12,16 +12,20 @@ import (
 // maxMessage is how much of the message of a failure is kept, in bytes.
 const maxMessage = 1 << 20
 
+// Owner is what a stream belongs to.
+type Owner interface {
+	// Ended is called once, without locks, when the stream is over for the sender: the peer or the
+	// relay has ended it, its time is over, or End was called.
+	Ended(error)
+}
+
 // Stream is a client's side of a request: what it sends, and what it receives. Reading and sending may
 // go on at once, each in one goroutine; End may be called at any time.
 type Stream struct {
 	ID       uuid.UUID
 	Metadata map[string]string
-	// Ended is called once, without locks, when the stream is over for the sender: the peer or the
-	// relay has ended it, its time is over, or End was called. Set before the stream is used; may be nil.
-	Ended func(error)
-	// Owner is for whoever made the stream.
-	Owner any
+	// Owner is told of the stream's end. Set before the stream is used; may be nil.
+	Owner Owner
 
 	endpoint *Endpoint
 	deadline deadline // guarded by Endpoint.clock
@@ -43,7 +47,7 @@ type Stream struct {
 	starved bool  // the reader has waited since the last grant
 	allow   int64 // bytes that may be sent
 	sealed  bool  // the last byte was sent
-	over    bool  // Ended was called, or is about to be
+	over    bool  // the owner was told of the end, or is about to be
 }
 
 func (s *Stream) due() *deadline { return &s.deadline }
@@ -129,15 +133,15 @@ func (s *Stream) finish() {
 	s.ended(nil)
 }
 
-// ended calls Ended, once.
+// ended tells the owner of the end, once.
 func (s *Stream) ended(err error) {
 	s.mu.Lock()
 	over := s.over
 	s.over = true
 	s.changed.Broadcast()
 	s.mu.Unlock()
-	if !over && s.Ended != nil {
-		s.Ended(err)
+	if !over && s.Owner != nil {
+		s.Owner.Ended(err)
 	}
 }
 

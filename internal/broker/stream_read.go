@@ -1,10 +1,6 @@
 package broker
 
-import (
-	"io"
-
-	"github.com/usageflow/usageflow-go-middleware/internal/frame"
-)
+import "io"
 
 // WaitHead waits until the answer, or its failure, has begun. The error is what Read would return before
 // any byte, but for io.EOF; the message of a failure is complete.
@@ -134,33 +130,16 @@ func (s *Stream) grantNow(n uint32) {
 	}
 }
 
-// Buffered returns how many bytes can be read without waiting, and the error that comes after them, nil
-// while it is not known.
-func (s *Stream) Buffered() (n int, end error) {
+// Whole says whether all that the peer sends has come and nothing went wrong, and how many bytes of it
+// have not been read.
+func (s *Stream) Whole() (unread int, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.err != nil {
-		return 0, s.err
+	if s.err != nil || s.fin != io.EOF {
+		return 0, false
 	}
 	for _, seg := range s.received.list[s.received.head:] {
-		n += len(seg.data)
+		unread += len(seg.data)
 	}
-	return n, s.fin
-}
-
-// Answered says whether the peer's HEAD, or the end of the stream, has come.
-func (s *Stream) Answered() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.began || s.err != nil
-}
-
-// Allowed returns how many bytes may be sent now, at most a frame's; 0 where nobody waits for them.
-func (s *Stream) Allowed() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.over || s.sealed {
-		return 0
-	}
-	return int(min(s.allow, frame.MaxPayload))
+	return unread, true
 }
