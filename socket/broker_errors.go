@@ -71,10 +71,15 @@ func brokerError(err error) error {
 	switch {
 	case err == broker.ErrLost: //nolint:errorlint // as above
 		return ErrConnectionLost
-	case errors.Is(err, broker.ErrProtocol), errors.Is(err, frame.ErrInvalid), errors.Is(err, frame.ErrTooLarge):
+	case brokeProtocol(err):
 		return fmt.Errorf("%w: %w", errBadProtocol, err)
 	}
 	return err
+}
+
+// brokeProtocol says whether err is one of what the peer sent.
+func brokeProtocol(err error) bool {
+	return errors.Is(err, broker.ErrProtocol) || errors.Is(err, frame.ErrInvalid) || errors.Is(err, frame.ErrTooLarge)
 }
 
 func codeError(e *broker.Error) error {

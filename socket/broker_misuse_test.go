@@ -281,7 +281,7 @@ func TestBrokerHandlerThatPanics(t *testing.T) {
 		case "panic":
 			panic("the handler of a user panics")
 		case "panic with nil":
-			panic(nil) //nolint:govet // that is the misuse
+			panic(nil)
 		}
 		return bytes.NewReader(body), err
 	})

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"log/slog"
+	"math"
 	"net"
 	"time"
 
@@ -66,7 +67,7 @@ type Limits struct {
 func (l Limits) withDefaults() Limits {
 	const most = 10 * time.Second
 	l.Connections = positiveOr(l.Connections, 4096)
-	l.Streams = positiveOr(l.Streams, 8192)
+	l.Streams = min(positiveOr(l.Streams, 8192), math.MaxInt32)
 	l.Window = min(max(positiveOr(l.Window, 1<<20), frame.InitialWindow), 1<<30)
 	l.Memory = positiveOr(l.Memory, 512<<20)
 	l.HandshakeTimeout = min(positiveOr(l.HandshakeTimeout, most), most)

@@ -242,7 +242,7 @@ func (c *client) serve(s *session) {
 	switch {
 	case errors.As(err, &said):
 		c.cfg.log.Debug("the broker ended the connection", "reason", err)
-	case errors.Is(err, broker.ErrProtocol), errors.Is(err, frame.ErrInvalid), errors.Is(err, frame.ErrTooLarge):
+	case brokeProtocol(err):
 		c.cfg.log.Error("the broker broke the protocol", "address", c.addr, "error", err)
 	}
 	lost := broker.ErrLost
@@ -261,10 +261,9 @@ func (c *client) serve(s *session) {
 	close(s.ended)
 }
 
-// close ends everything and waits for it. It reports whether it was the first to do so.
-func (c *client) close() bool {
+// close ends everything and waits for it.
+func (c *client) close() {
 	c.mu.Lock()
-	first := !c.closed
 	c.closed = true
 	sessions := make([]*session, 0, len(c.sessions))
 	for s := range c.sessions {
@@ -278,7 +277,6 @@ func (c *client) close() bool {
 	}
 	c.wg.Wait()
 	c.current.Store(nil)
-	return first
 }
 
 // session returns the session to use.

@@ -1,7 +1,6 @@
 package socket
 
 import (
-	"errors"
 	"io"
 	"net"
 	"runtime"
@@ -18,15 +17,14 @@ const (
 	linkPing = 15 * time.Second
 	// linkPatience is how long a peer may be silent, or take to read a piece of what it is sent.
 	linkPatience = 60 * time.Second
+	// maxBacklog is the backlog of a broker's connection, in bytes.
+	maxBacklog = 256 << 10
 	// linkFarewell is how long a peer may take to read why its connection is closed.
 	linkFarewell = 250 * time.Millisecond
 	// inlineTurns is how often the goroutine that puts a frame in writes, before it leaves the rest to the
 	// connection's writer.
 	inlineTurns = 4
 )
-
-// errUnresponsive ends a connection whose peer is silent.
-var errUnresponsive = errors.New("socket: the peer did not answer in time")
 
 // epoch is the moment that the broker's times count from.
 var epoch = time.Now()
@@ -44,6 +42,10 @@ type link struct {
 
 	parcel broker.Parcel                   // of who may write
 	try    func([]byte) (n int, err error) // writes without waiting; nil where that is not possible
+
+	// backlog is how many bytes of small frames may wait before nothing more is read: a peer that does not
+	// read its refusals gets no more of them. 0 for no limit. Static after the handshake.
+	backlog int
 
 	handOver chan struct{} // to the writer; it has room for one
 	done     chan struct{} // closed by close
@@ -139,9 +141,21 @@ func (l *link) read(receive func(f *broker.Frame, now int64, b *broker.Batch) er
 			if err != nil {
 				return err
 			}
+			l.awaitWriter()
 		}
 		if err != nil {
 			return err
+		}
+	}
+}
+
+// awaitWriter waits while too much waits to be written to this peer.
+func (l *link) awaitWriter() {
+	for l.backlog > 0 && l.out.Backlog() > l.backlog {
+		select {
+		case <-l.done:
+			return
+		case <-time.After(time.Millisecond):
 		}
 	}
 }
@@ -163,6 +177,8 @@ func (l *link) watch(now int64) {
 	silent := time.Duration(now - l.heard.Load())
 	switch {
 	case silent > linkPatience:
+		l.out.Control(frame.GoAway, frame.AppendEnd(nil, frame.Unresponsive, "nothing was heard for "+linkPatience.String()))
+		l.flush()
 		l.close()
 	case silent >= linkPing:
 		l.out.Ping()
@@ -178,9 +194,21 @@ func (l *link) farewell(code frame.Code, reason string) {
 	l.out.Control(frame.GoAway, frame.AppendEnd(nil, code, reason))
 	l.flush()
 	l.finish()
-	// A connection that is closed with unread bytes is reset, and what was sent last is lost.
-	_ = l.conn.SetReadDeadline(time.Now().Add(linkFarewell))
-	_, _ = io.Copy(io.Discard, io.LimitReader(l.conn, 4<<20))
+	awaitEnd(l.conn)
+}
+
+// awaitEnd says that nothing more comes and waits, not for long, until the peer says so too. A connection
+// that is closed with unread bytes is reset, and what was sent last is lost.
+func awaitEnd(conn net.Conn) {
+	closeWrite(conn)
+	_ = conn.SetReadDeadline(time.Now().Add(linkFarewell)) // an error means that it is closed
+	_, _ = io.Copy(io.Discard, io.LimitReader(conn, 4<<20))
+}
+
+func closeWrite(conn net.Conn) {
+	if half, ok := conn.(interface{ CloseWrite() error }); ok {
+		_ = half.CloseWrite() // whatever it says, the connection is closed next
+	}
 }
 
 // finish waits, not for long, until all that was put in is written, and then says that nothing more comes.
@@ -194,9 +222,7 @@ func (l *link) finish() {
 			return
 		}
 	}
-	if half, ok := l.conn.(interface{ CloseWrite() error }); ok {
-		_ = half.CloseWrite() // whatever it says, the connection is closed next
-	}
+	closeWrite(l.conn)
 }
 
 // close closes the connection, which ends both goroutines.

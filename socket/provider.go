@@ -282,9 +282,6 @@ func failAnswer(s *broker.Stream, err error) error {
 // sendFailure sends the message of err in place of an answer, or of the rest of it.
 func sendFailure(s *broker.Stream, err error) error {
 	message := errorMessage(err)
-	if _, err := s.WaitCredit(); err != nil {
-		return err
-	}
 	if err := s.Send(frame.Head, frame.FlagError, nil); err != nil {
 		return err
 	}

@@ -86,7 +86,7 @@ func (s *Server) Start() error {
 	if err := checkAddress(s.cfg.address); err != nil {
 		return err
 	}
-	ln, err := net.Listen("tcp", s.cfg.address)
+	ln, err := new(net.ListenConfig).Listen(context.Background(), "tcp", s.cfg.address)
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return fmt.Errorf("socket: %s is in use: %w", s.cfg.address, err)
 	}

@@ -46,9 +46,10 @@ func (c *serverConn) serve() {
 	}
 	err = c.link.read(c.node.Receive)
 	switch {
-	case errors.Is(err, broker.ErrProtocol), errors.Is(err, frame.ErrInvalid), errors.Is(err, frame.ErrTooLarge):
+	case brokeProtocol(err):
 		s.counts.violations.Add(1)
 		s.cfg.log.Warn("a client broke the protocol", "role", c.peer.Role.String(), "channel", c.peer.Channel, "remote", c.conn.RemoteAddr().String(), "error", err)
+		c.node.Abandon()
 		c.link.farewell(frame.Protocol, err.Error())
 	case !errors.Is(err, io.EOF):
 		s.cfg.log.Debug("a client's connection failed", "role", c.peer.Role.String(), "channel", c.peer.Channel, "error", err)
@@ -95,10 +96,13 @@ func (c *serverConn) greet() error {
 		c.conn, c.peer.TLS = conn, &state
 	}
 	payload, err := readHandshake(c.conn, frame.Hello)
-	if err != nil {
-		return err
+	var hello frame.HelloPayload
+	if err == nil {
+		hello, err = frame.ParseHello(payload)
 	}
-	hello, err := frame.ParseHello(payload)
+	if brokeProtocol(err) {
+		return c.refuse(frame.Protocol, err.Error())
+	}
 	if err != nil {
 		return err
 	}
@@ -144,6 +148,9 @@ func (c *serverConn) authorize() (err error) {
 // refuse says why the client is not let in.
 func (c *serverConn) refuse(code frame.Code, reason string) error {
 	err := writeHandshake(c.conn, frame.GoAway, frame.AppendEnd(nil, code, reason))
+	if err == nil {
+		awaitEnd(c.conn)
+	}
 	return errors.Join(fmt.Errorf("%v: %s", code, reason), err)
 }
 
@@ -153,6 +160,7 @@ func (c *serverConn) letIn() error {
 	s := c.server
 	c.node = s.relay.NewConn(frame.Role(c.peer.Role), c.peer.Channel)
 	c.link = newLink(c.conn, &c.node.Out)
+	c.link.backlog = maxBacklog
 	c.node.Out.Flush = c.link.flush
 	err := c.enter()
 	if err == nil {

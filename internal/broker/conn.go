@@ -1,8 +1,11 @@
 package broker
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync/atomic"
 
 	"github.com/google/uuid"
@@ -31,8 +34,9 @@ type Conn struct {
 	chosen      atomic.Uint64 // the channel's turn at which the provider was chosen last
 
 	// Guarded by Out.mu.
-	legs map[uint64]*leg
-	last uint64 // the highest stream id so far
+	legs    map[uint64]*leg
+	last    uint64 // the highest stream id so far
+	retired bool   // no more requests are given to it
 }
 
 // Receive deals with a frame that the client sent. One goroutine calls it. The outboxes in b are to be
@@ -65,12 +69,7 @@ func (c *Conn) Receive(f *Frame, now int64, b *Batch) error {
 		}
 		return nil
 	case frame.GoAway:
-		if c.role == frame.Provider {
-			c.relay.retire(c, false)
-			c.Out.Control(frame.GoAway, frame.AppendEnd(nil, frame.Draining, "as asked"))
-			b.touch(&c.Out)
-		}
-		return nil
+		return c.receiveGoAway(f, b)
 	default:
 		return violation("%v after the handshake", f.Type)
 	}
@@ -96,6 +95,9 @@ func (c *Conn) open(f *Frame, now int64, b *Batch) error {
 		return violation("OPEN from a provider")
 	}
 	o, err := frame.ParseOpen(f.Payload)
+	if err == nil { // the provider trusts the relay
+		err = frame.CheckMetadata(o.Metadata)
+	}
 	if err != nil {
 		return err
 	}
@@ -103,16 +105,16 @@ func (c *Conn) open(f *Frame, now int64, b *Batch) error {
 	r.counts[opened].Add(1)
 	x := &exchange{relay: r, worker: r.worker(o.RequestID), opened: now}
 	x.deadline.at = now + int64(o.Timeout)
-	up := int64(frame.InitialWindow) // reserved for the request
-	if f.Flags&frame.FlagEnd != 0 {
-		up = int64(len(o.Data))
+	up := int64(len(f.Payload)) // reserved for the request
+	if f.Flags&frame.FlagEnd == 0 {
+		up += frame.InitialWindow - int64(len(o.Data))
 	}
 	w := x.worker
 	w.mu.Lock()
 	code, err := c.admit(x, f.Stream, up)
 	var p *Conn
 	if code == 0 && err == nil {
-		if p, code = x.dispatch(f, up, up-int64(len(o.Data))); code == 0 {
+		if p, code = x.dispatch(f, up, up-int64(len(f.Payload))); code == 0 {
 			w.running.add(x)
 			if r.noteDeadline(x.deadline.at) && r.alarm != nil {
 				defer r.alarm()
@@ -169,7 +171,8 @@ func (x *exchange) dispatch(f *Frame, up, allow int64) (*Conn, frame.Code) {
 			return nil, code
 		}
 		p.Out.mu.Lock()
-		if p.Out.closed { // then it is no longer among those that are chosen from
+		// Who is closed or retired is no longer among those that are chosen from.
+		if p.Out.closed || p.retired || len(p.legs) >= x.relay.limits.Streams {
 			p.Out.mu.Unlock()
 			continue
 		}
@@ -192,7 +195,7 @@ func (c *Conn) refuse(x *exchange, id uint64, code frame.Code) {
 		x.consumer.remove()
 	}
 	if !c.Out.closed {
-		c.Out.reset(id, code, "")
+		c.Out.reset(id, code)
 	}
 }
 
@@ -225,6 +228,7 @@ func (l *leg) pass(f *Frame, b *Batch) error {
 	if n > 0 || last || f.Type == frame.Head {
 		l.put(f)
 	}
+	held := l.credit(0) // for what did not have to wait
 	x, result := l.exchange, Completed
 	if l.failing {
 		result = Failed
@@ -235,6 +239,10 @@ func (l *leg) pass(f *Frame, b *Batch) error {
 	}
 	out.mu.Unlock()
 	b.touch(out)
+	if held > 0 {
+		l.other.grant(held)
+		b.touch(&l.other.conn.Out)
+	}
 	if answer && f.Type == frame.Head {
 		x.answered.Store(true)
 	}
@@ -295,11 +303,27 @@ func (c *Conn) receiveReset(f *Frame, b *Batch) error {
 	switch {
 	case c.role == frame.Consumer && code != frame.Deadline:
 		code = frame.Cancelled
-	case c.role == frame.Provider && code != frame.Rejected && code != frame.Draining && code != frame.Deadline:
+	case c.role == frame.Provider && code == frame.Deadline:
+	case c.role == frame.Provider && (code == frame.Rejected || code == frame.Draining) && !l.exchange.answered.Load():
+	case c.role == frame.Provider:
 		code = frame.ProviderLost
 	}
 	l.exchange.end(code, l, b)
 	l.discard()
+	return nil
+}
+
+// receiveGoAway makes sure that a provider is chosen no more, and tells it after the last request.
+func (c *Conn) receiveGoAway(f *Frame, b *Batch) error {
+	if _, _, err := frame.ParseEnd(f.Payload); err != nil || c.role != frame.Provider {
+		return err
+	}
+	c.relay.retire(c, false)
+	c.Out.mu.Lock()
+	c.retired = true
+	c.Out.sayGoodbye("as asked")
+	c.Out.mu.Unlock()
+	b.touch(&c.Out)
 	return nil
 }
 
@@ -314,12 +338,20 @@ func (l *leg) discard() {
 func (c *Conn) Close() {
 	c.relay.retire(c, true)
 	c.Out.mu.Lock()
-	legs := make([]*leg, 0, len(c.legs))
-	for _, l := range c.legs {
-		legs = append(legs, l)
-	}
 	c.Out.close()
 	c.Out.mu.Unlock()
+	c.Abandon()
+}
+
+// Abandon ends everything that the connection has a part in, but lets its outbox say something more. No
+// frame is received after it. It is idempotent.
+func (c *Conn) Abandon() {
+	c.relay.retire(c, true)
+	c.Out.mu.Lock()
+	c.retired = true
+	legs := slices.Collect(maps.Values(c.legs))
+	c.Out.mu.Unlock()
+	slices.SortFunc(legs, func(a, b *leg) int { return cmp.Compare(a.send.id, b.send.id) })
 	code := frame.Cancelled
 	if c.role == frame.Provider {
 		code = frame.ProviderLost

@@ -1,7 +1,10 @@
 package broker
 
 import (
+	"cmp"
 	"errors"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -108,13 +111,13 @@ func (c *deadlineClock[T]) remove(t T) {
 func (c *deadlineClock[T]) pop(now int64) (t T, ok bool, next int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	first, any := c.heap.first()
-	if any && first.due().at <= now {
+	first, ok := c.heap.first()
+	if ok && first.due().at <= now {
 		c.heap.remove(first)
 		return first, true, 0
 	}
 	c.next = 0
-	if any {
+	if ok {
 		c.next = first.due().at
 	}
 	return t, false, c.next
@@ -144,6 +147,7 @@ type Request struct {
 func (e *Endpoint) Open(s *Stream, r Request, now int64) error {
 	s.init(e, r.ID, now+int64(r.Timeout))
 	s.allow -= int64(len(r.Data))
+	s.sealed = r.Whole
 	open := frame.OpenPayload{RequestID: r.ID, Timeout: r.Timeout, Metadata: r.Metadata}
 	var memory [64]byte
 	prefix := open.AppendPrefix(memory[:0])
@@ -313,15 +317,13 @@ func (e *Endpoint) Running() int {
 // Close ends every stream with err. It is idempotent.
 func (e *Endpoint) Close(err error) {
 	e.Out.mu.Lock()
-	streams := make([]*Stream, 0, len(e.table))
-	for _, s := range e.table {
-		streams = append(streams, s)
-	}
+	streams := slices.Collect(maps.Values(e.table))
 	if e.lost == nil {
 		e.lost = err
 	}
 	e.Out.close()
 	e.Out.mu.Unlock()
+	slices.SortFunc(streams, func(a, b *Stream) int { return cmp.Compare(a.send.id, b.send.id) })
 	for _, s := range streams {
 		s.fail(err)
 	}

@@ -20,7 +20,7 @@ const (
 	ProviderLost                // its connection ended, or it gave up
 	Expired                     // the time was over
 	Cancelled                   // the consumer gave up, or its connection ended
-	outcomes
+	numOutcomes
 )
 
 // exchange is one request and its answer: two legs, and what concerns both.
@@ -150,7 +150,7 @@ func (x *exchange) end(code frame.Code, from *leg, b *Batch) {
 			sent := p.send.opened
 			p.remove()
 			if sent && from != p && !out.closed {
-				out.reset(p.send.id, code, "")
+				out.reset(p.send.id, code)
 				b.touch(out)
 			}
 			if !sent && code == frame.ProviderLost {
@@ -165,7 +165,7 @@ func (x *exchange) end(code frame.Code, from *leg, b *Batch) {
 	if !c.gone {
 		c.remove()
 		if from != c && !out.closed {
-			out.reset(c.send.id, code, "")
+			out.reset(c.send.id, code)
 			b.touch(out)
 		}
 	}

@@ -33,6 +33,7 @@ type Outbox struct {
 	ready    list    // those with segments
 	ping     bool
 	pong     bool
+	goodbye  string // the reason of a GOAWAY that is to be sent once no OPEN waits; "" for none
 	pongData [frame.PingSize]byte
 	unopened int // senders whose OPEN waits in their queue
 
@@ -144,10 +145,24 @@ func (o *Outbox) drop(s *sender) {
 }
 
 // reset queues a RESET of stream id. It needs mu.
-func (o *Outbox) reset(id uint64, code frame.Code, reason string) {
-	reason = reason[:min(len(reason), frame.MaxReason)]
-	o.pend = frame.Header{Length: uint32(2 + len(reason)), Type: frame.Reset, Stream: id}.Append(o.pend)
-	o.pend = frame.AppendEnd(o.pend, code, reason)
+func (o *Outbox) reset(id uint64, code frame.Code) {
+	o.pend = frame.Header{Length: 2, Type: frame.Reset, Stream: id}.Append(o.pend)
+	o.pend = frame.AppendEnd(o.pend, code, "")
+}
+
+// sayGoodbye makes a GOAWAY follow the last OPEN. It needs mu.
+func (o *Outbox) sayGoodbye(reason string) {
+	if !o.closed {
+		o.goodbye = reason
+	}
+}
+
+// Backlog returns the size in bytes of the small frames that wait. Unlike what waits in the streams' queues
+// it is not bounded by credit: refusals are among it.
+func (o *Outbox) Backlog() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return len(o.pend)
 }
 
 // grant adds n to the credit that the peer is given on s. It needs mu.
@@ -198,7 +213,7 @@ func (o *Outbox) Written() uint64 {
 func (o *Outbox) close() {
 	o.closed = true
 	o.pend, o.granting, o.ready = nil, nil, list{}
-	o.ping, o.pong = false, false
+	o.ping, o.pong, o.goodbye = false, false, ""
 }
 
 // Parcel is what the writer takes at once. Its memory is used again and again; it belongs to the writer.
@@ -265,7 +280,7 @@ func (o *Outbox) Idle() bool {
 }
 
 func (o *Outbox) empty() bool {
-	return len(o.pend) == 0 && o.granting == nil && o.ready.first == nil && !o.ping && !o.pong
+	return len(o.pend) == 0 && o.granting == nil && o.ready.first == nil && !o.ping && !o.pong && o.goodbye == ""
 }
 
 // Take moves what goes next into p. Where nothing is left it returns false, and the caller is the writer
@@ -352,6 +367,12 @@ func (o *Outbox) takeControl(p *Parcel) {
 		p.small = append(p.small, make([]byte, frame.PingSize)...)
 	}
 	o.ping, o.pong = false, false
+	if o.goodbye != "" && o.unopened == 0 {
+		end := frame.AppendEnd(nil, frame.Draining, o.goodbye)
+		p.small = frame.Header{Length: uint32(len(end)), Type: frame.GoAway}.Append(p.small)
+		p.small = append(p.small, end...)
+		o.goodbye = ""
+	}
 	s := o.granting
 	o.granting = nil
 	for s != nil {

@@ -3,6 +3,7 @@ package broker
 import (
 	"encoding/binary"
 	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -32,7 +33,7 @@ type Relay struct {
 	reserved  atomic.Int64
 	running   atomic.Int64 // exchanges with a consumer's leg
 	discarded atomic.Uint64
-	counts    [outcomes]atomic.Uint64
+	counts    [numOutcomes]atomic.Uint64
 
 	mu       sync.Mutex
 	channels map[uuid.UUID]*channel
@@ -98,7 +99,9 @@ func (r *Relay) Drain() {
 	r.leaving.Store(true)
 	var b Batch
 	for _, c := range r.conns() {
-		c.Out.Control(frame.GoAway, frame.AppendEnd(nil, frame.Draining, "the broker is stopping"))
+		c.Out.mu.Lock()
+		c.Out.sayGoodbye("the broker is stopping")
+		c.Out.mu.Unlock()
 		b.touch(&c.Out)
 	}
 	b.Flush()
@@ -121,7 +124,7 @@ type channel struct {
 	id        uuid.UUID
 	turn      atomic.Uint64           // how often a provider was chosen
 	providers atomic.Pointer[[]*Conn] // never changed in place
-	conns     map[*Conn]struct{}      // guarded by Relay.mu
+	conns     []*Conn                 // guarded by Relay.mu
 }
 
 // NewConn returns a connection that is not yet connected. Its Out.Flush is to be set.
@@ -137,19 +140,18 @@ func (r *Relay) Connect(c *Conn) {
 	defer r.mu.Unlock()
 	ch := r.channels[c.id]
 	if ch == nil {
-		ch = &channel{id: c.id, conns: map[*Conn]struct{}{}}
-		ch.providers.Store(new([]*Conn))
+		ch = &channel{id: c.id}
 		r.channels[c.id] = ch
 	}
 	c.channel = ch
-	ch.conns[c] = struct{}{}
+	ch.conns = append(ch.conns, c)
 	ch.setProviders()
 }
 
 // setProviders lists those who may be chosen. It needs Relay.mu.
 func (ch *channel) setProviders() {
 	var list []*Conn
-	for c := range ch.conns {
+	for _, c := range ch.conns {
 		if c.role == frame.Provider && !c.leaving {
 			list = append(list, c)
 		}
@@ -166,10 +168,10 @@ func (r *Relay) retire(c *Conn, gone bool) {
 		return // it was never connected
 	}
 	if gone {
-		delete(c.channel.conns, c)
+		c.channel.conns = slices.DeleteFunc(c.channel.conns, func(other *Conn) bool { return other == c })
 	}
 	c.channel.setProviders()
-	if len(c.channel.conns) == 0 {
+	if len(c.channel.conns) == 0 && r.channels[c.channel.id] == c.channel {
 		delete(r.channels, c.channel.id)
 	}
 }
@@ -179,9 +181,7 @@ func (r *Relay) conns() []*Conn {
 	defer r.mu.Unlock()
 	var list []*Conn
 	for _, ch := range r.channels {
-		for c := range ch.conns {
-			list = append(list, c)
-		}
+		list = append(list, ch.conns...)
 	}
 	return list
 }
@@ -239,7 +239,7 @@ func (r *Relay) Stats(now int64) Stats {
 	r.mu.Lock()
 	for id, ch := range r.channels {
 		st := &ChannelStats{ID: id}
-		for c := range ch.conns {
+		for _, c := range ch.conns {
 			if c.role == frame.Consumer {
 				st.Consumers++
 			} else {

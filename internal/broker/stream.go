@@ -40,6 +40,7 @@ type Stream struct {
 	message  []byte // of it
 	fin      error  // how what is received ends, after what is in received
 	err      error  // ended here: nothing more is received or sent
+	failed   bool   // fail was called: nothing more is received
 
 	granted int64 // bytes that the peer may still send
 	window  int64 // bytes that it may send ahead of the reader
@@ -65,19 +66,15 @@ func (s *Stream) Deadline() int64 { return s.deadline.at }
 func (s *Stream) receive(f *Frame, b *Batch) error {
 	n := int64(len(f.Payload))
 	s.mu.Lock()
-	switch {
-	case s.err != nil: // nobody reads it any more
+	if unread := s.err != nil || s.failed; unread {
 		s.mu.Unlock()
 		return nil
-	case s.fin != nil:
-		s.mu.Unlock()
-		return violation("%v after the end of stream", f.Type)
-	case n > s.granted:
-		s.mu.Unlock()
-		return violation("%v of %d bytes where credit is left for %d", f.Type, n, s.granted)
-	case f.Type == frame.Head:
-		s.failing = f.Flags&frame.FlagError != 0
 	}
+	if err := s.check(f); err != nil {
+		s.mu.Unlock()
+		return err
+	}
+	s.failing = s.failing || f.Flags&frame.FlagError != 0
 	s.began = true
 	s.granted -= n
 	var grant uint32
@@ -102,6 +99,22 @@ func (s *Stream) receive(f *Frame, b *Batch) error {
 	}
 	if ended && s.endpoint.role == frame.Consumer {
 		s.finish()
+	}
+	return nil
+}
+
+// check says what is wrong with a frame that is to be received. It needs mu.
+func (s *Stream) check(f *Frame) error {
+	consumer, failure := s.endpoint.role == frame.Consumer, f.Flags&frame.FlagError != 0
+	switch {
+	case s.fin != nil:
+		return violation("%v after the end of stream", f.Type)
+	case int64(len(f.Payload)) > s.granted:
+		return violation("%v of %d bytes where credit is left for %d", f.Type, len(f.Payload), s.granted)
+	case f.Type == frame.Head && (!consumer || s.failing || s.began && !failure):
+		return violation("HEAD out of place")
+	case f.Type == frame.Data && consumer && !s.began:
+		return violation("DATA before HEAD")
 	}
 	return nil
 }
@@ -161,7 +174,7 @@ func (s *Stream) fail(err error) {
 	if s.fin == nil {
 		s.fin = err
 	}
-	s.began = true
+	s.began, s.failed = true, true
 	s.mu.Unlock()
 	e := s.endpoint
 	e.Out.mu.Lock()
@@ -191,7 +204,7 @@ func (s *Stream) End(err error, code frame.Code) {
 	e.Out.drop(&s.send)
 	tell := open && s.send.opened && !e.Out.closed
 	if tell {
-		e.Out.reset(s.send.id, code, "")
+		e.Out.reset(s.send.id, code)
 	}
 	e.Out.mu.Unlock()
 	e.clock.remove(s)

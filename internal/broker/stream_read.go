@@ -1,6 +1,9 @@
 package broker
 
-import "io"
+import (
+	"errors"
+	"io"
+)
 
 // WaitHead waits until the answer, or its failure, has begun. The error is what Read would return before
 // any byte, but for io.EOF; the message of a failure is complete.
@@ -13,7 +16,7 @@ func (s *Stream) WaitHead() error {
 			return s.err
 		case s.received.len() > 0:
 			return nil
-		case s.fin == io.EOF:
+		case errors.Is(s.fin, io.EOF):
 			return nil
 		case s.fin != nil:
 			return s.fin
@@ -71,7 +74,7 @@ func (s *Stream) WriteTo(w io.Writer) (total int64, err error) {
 		s.mu.Lock()
 		if err := s.next(); err != nil {
 			s.mu.Unlock()
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				return total, nil
 			}
 			return total, err
@@ -135,7 +138,7 @@ func (s *Stream) grantNow(n uint32) {
 func (s *Stream) Whole() (unread int, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.err != nil || s.fin != io.EOF {
+	if s.err != nil || !errors.Is(s.fin, io.EOF) {
 		return 0, false
 	}
 	for _, seg := range s.received.list[s.received.head:] {

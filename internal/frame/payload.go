@@ -131,7 +131,10 @@ func ParseOpen(b []byte) (p OpenPayload, err error) {
 
 // Milliseconds returns d as it stands in an OPEN: rounded up, 1 or more.
 func Milliseconds(d time.Duration) uint32 {
-	ms := (d + time.Millisecond - 1) / time.Millisecond
+	ms := d / time.Millisecond
+	if d%time.Millisecond > 0 {
+		ms++
+	}
 	return uint32(min(max(ms, 1), 1<<32-1))
 }
 
@@ -160,26 +163,38 @@ func AppendMetadata(b []byte, m map[string]string) ([]byte, error) {
 }
 
 // ParseMetadata reads what AppendMetadata wrote; nil for none.
-func ParseMetadata(b []byte) (map[string]string, error) {
-	if len(b) == 0 {
-		return nil, nil
-	}
-	m := make(map[string]string)
+func ParseMetadata(b []byte) (m map[string]string, err error) {
 	for len(b) > 0 {
-		var pair [2]string
-		for i := range pair {
-			if len(b) < 2 {
-				return nil, fmt.Errorf("%w: metadata", ErrInvalid)
-			}
-			n := int(binary.BigEndian.Uint16(b))
-			if b = b[2:]; len(b) < n {
-				return nil, fmt.Errorf("%w: metadata", ErrInvalid)
-			}
-			pair[i], b = string(b[:n]), b[n:]
+		var key, value []byte
+		if key, value, b, err = nextPair(b); err != nil {
+			return nil, err
 		}
-		m[pair[0]] = pair[1]
+		if m == nil {
+			m = make(map[string]string)
+		}
+		m[string(key)] = string(value)
 	}
 	return m, nil
+}
+
+// CheckMetadata says whether ParseMetadata can read b, and copies nothing.
+func CheckMetadata(b []byte) (err error) {
+	for len(b) > 0 && err == nil {
+		_, _, b, err = nextPair(b)
+	}
+	return err
+}
+
+// nextPair cuts the first key and its value off encoded metadata.
+func nextPair(b []byte) (key, value, rest []byte, err error) {
+	for _, part := range []*[]byte{&key, &value} {
+		if len(b) < 2 || len(b)-2 < int(binary.BigEndian.Uint16(b)) {
+			return nil, nil, nil, fmt.Errorf("%w: metadata", ErrInvalid)
+		}
+		n := 2 + int(binary.BigEndian.Uint16(b))
+		*part, b = b[2:n], b[n:]
+	}
+	return key, value, b, nil
 }
 
 // AppendCredit appends the payload of a CREDIT: the bytes that the peer may send in addition.
