@@ -13,6 +13,8 @@ import (
 
 	"github.com/google/uuid"
 
+	"bytes"
+	"crypto/tls"
 	"github.com/usageflow/usageflow-go-middleware/socket"
 )
 
@@ -347,6 +349,68 @@ func TestBrokerAnyOrder(t *testing.T) {
 				closing.Go(func() { _ = consumer.Close() })
 			}
 			closing.Wait()
+		})
+	}
+}
+
+// stallingConn is a connection of a process that stops reading.
+type stallingConn struct {
+	net.Conn
+	stalled <-chan struct{}
+	closed  chan struct{}
+	once    sync.Once
+}
+
+func (c *stallingConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	select {
+	case <-c.stalled:
+		<-c.closed
+	default:
+	}
+	return n, err
+}
+
+func (c *stallingConn) Close() error {
+	c.once.Do(func() { close(c.closed) })
+	return c.Conn.Close()
+}
+
+// The broker has megabytes to say to a client that does not read, and is to stop.
+func TestBrokerStopWithAClientThatDoesNotRead(t *testing.T) {
+	a := newAuthority(t)
+	for name, options := range map[string]struct {
+		server []socket.ServerOption
+		client []socket.ClientOption
+	}{
+		"plain": {},
+		"TLS": {
+			[]socket.ServerOption{socket.WithTLS(&tls.Config{Certificates: []tls.Certificate{a.server()}})},
+			[]socket.ClientOption{socket.WithTLS(&tls.Config{RootCAs: a.pool})},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			const answers, size = 400, 64 << 10
+			rig := newBrokerRig(t, options.server...)
+			rig.serve(rig.provider(options.client...), func(context.Context, *socket.Request) (io.Reader, error) {
+				return bytes.NewReader(make([]byte, size)), nil
+			})
+			stalled := make(chan struct{})
+			consumer := rig.consumer(append(options.client, socket.WithDial(func(ctx context.Context, network, addr string) (net.Conn, error) {
+				conn, err := new(net.Dialer).DialContext(ctx, network, addr)
+				return &stallingConn{Conn: conn, stalled: stalled, closed: make(chan struct{})}, err
+			}))...)
+			close(stalled)
+			for range answers {
+				go func() { _, _ = consumer.Send(strings.NewReader("question"), 30*time.Second) }()
+			}
+			eventually(t, "the broker is stuck with answers", func() bool {
+				stats := rig.server.Stats()
+				return stats.Requests.Opened == answers && stats.Reserved > answers*size/2
+			})
+			if took := returnsWithin(t, 10*time.Second, "Stop", func() { _ = rig.server.Stop() }); took > 2*time.Second {
+				t.Errorf("Stop took %v, want at most 2 s", took)
+			}
 		})
 	}
 }

@@ -188,11 +188,11 @@ func (c *client) greet(ctx context.Context, conn net.Conn) (net.Conn, frame.Welc
 			cfg = cfg.Clone()
 			cfg.ServerName = host
 		}
-		secure := tls.Client(conn, cfg)
-		if err := secure.HandshakeContext(ctx); err != nil {
+		secured := tls.Client(secure(conn), cfg)
+		if err := secured.HandshakeContext(ctx); err != nil {
 			return conn, none, err
 		}
-		conn = secure
+		conn = secured
 	}
 	if err := writeHandshake(conn, frame.Hello, hello(c.role, c.channel, c.cfg.token)); err != nil {
 		return conn, none, err

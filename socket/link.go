@@ -38,6 +38,7 @@ func sinceEpoch() int64 { return int64(time.Since(epoch)) }
 // handing over to the writer passes it on.
 type link struct {
 	conn net.Conn
+	tls  *tlsTransport // below conn; nil without TLS
 	out  *broker.Outbox
 
 	parcel broker.Parcel                   // of who may write
@@ -58,7 +59,7 @@ type link struct {
 
 // newLink starts the writer of a connection whose handshake is over. out is not yet in use.
 func newLink(conn net.Conn, out *broker.Outbox) *link {
-	l := &link{conn: conn, out: out, try: tryWriter(conn), handOver: make(chan struct{}, 1), done: make(chan struct{})}
+	l := &link{conn: conn, tls: transportOf(conn), out: out, try: tryWriter(conn), handOver: make(chan struct{}, 1), done: make(chan struct{})}
 	l.heard.Store(sinceEpoch())
 	l.writer.Go(l.write)
 	return l
@@ -105,21 +106,34 @@ func (l *link) write() {
 		case <-l.handOver:
 		}
 		for more := true; more; more = l.out.Take(&l.parcel) {
-			for b := l.parcel.Next(0); b != nil; {
-				// An error means that the connection is closed: the write will say so.
-				_ = l.conn.SetWriteDeadline(time.Now().Add(linkPatience))
-				n, err := l.conn.Write(b)
-				if err != nil {
-					l.close()
-					return
-				}
-				b = l.parcel.Next(n)
+			if err := l.writeParcel(); err != nil {
+				l.close()
+				return
 			}
 		}
 		if l.try != nil {
 			_ = l.conn.SetWriteDeadline(time.Time{}) // as above
 		}
 	}
+}
+
+// writeParcel writes what is left of the parcel.
+func (l *link) writeParcel() error {
+	// An error means that the connection is closed: the write will say so.
+	_ = l.conn.SetWriteDeadline(time.Now().Add(linkPatience))
+	if l.tls != nil {
+		return l.tls.writeAll(l.conn, l.parcel.Next)
+	}
+	for b := l.parcel.Next(0); b != nil; {
+		n, err := l.conn.Write(b)
+		if err != nil {
+			return err
+		}
+		if b = l.parcel.Next(n); b != nil {
+			_ = l.conn.SetWriteDeadline(time.Now().Add(linkPatience)) // as above
+		}
+	}
+	return nil
 }
 
 // read gives every frame that arrives to receive, until the connection ends or receive returns an error.
@@ -193,8 +207,9 @@ func (l *link) watch(now int64) {
 func (l *link) farewell(code frame.Code, reason string) {
 	l.out.Control(frame.GoAway, frame.AppendEnd(nil, code, reason))
 	l.flush()
-	l.finish()
-	awaitEnd(l.conn)
+	if l.finish() {
+		awaitEnd(l.conn)
+	}
 }
 
 // awaitEnd says that nothing more comes and waits, not for long, until the peer says so too. A connection
@@ -212,24 +227,33 @@ func closeWrite(conn net.Conn) {
 }
 
 // finish waits, not for long, until all that was put in is written, and then says that nothing more comes.
-func (l *link) finish() {
+// It returns false where the peer does not take it.
+func (l *link) finish() bool {
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
-	for end := time.Now().Add(linkFarewell); !l.out.Idle() && time.Now().Before(end); {
+	for end := time.Now().Add(linkFarewell); !l.out.Idle(); {
 		select {
 		case <-tick.C:
 		case <-l.done:
-			return
+			return false
+		}
+		if time.Now().After(end) {
+			return false
 		}
 	}
 	closeWrite(l.conn)
+	return true
 }
 
 // close closes the connection, which ends both goroutines.
 func (l *link) close() {
 	l.once.Do(func() {
 		close(l.done)
-		_ = l.conn.Close() // nothing depends on it any more
+		if l.tls != nil { // tls.Conn's Close may wait for the peer, to tell it what finish has told it
+			_ = l.tls.Close() // nothing depends on it any more
+			return
+		}
+		_ = l.conn.Close() // as above
 	})
 }
 

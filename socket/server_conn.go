@@ -85,7 +85,7 @@ func (c *serverConn) greet() error {
 	}
 	c.peer.RemoteAddr = c.conn.RemoteAddr()
 	if s.cfg.tls != nil {
-		conn := tls.Server(c.conn, s.cfg.tls)
+		conn := tls.Server(secure(c.conn), s.cfg.tls)
 		ctx, cancel := context.WithDeadline(context.Background(), deadline)
 		err := conn.HandshakeContext(ctx)
 		cancel()
