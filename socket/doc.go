@@ -1,4 +1,5 @@
-// Package socket carries messages to a UsageFlow service over a pool of WebSockets.
+// Package socket carries messages to a UsageFlow service over a pool of WebSockets, and requests between
+// processes through a broker.
 //
 //	manager := socket.NewUsageFlowSocketManager("api-key")
 //	defer manager.Close()
@@ -23,4 +24,25 @@
 // starts no goroutine; the others end before Close returns.
 //
 // Package sockettest has a service for tests.
+//
+// # Requests between processes
+//
+// A Server is a broker: it gives each request of a Consumer to one Provider of the same channel, the one
+// with the least to do, and passes the answer back. Both are streams of any size.
+//
+//	server := socket.NewServer("9090") // on 127.0.0.1; WithAddress for others
+//	err := server.Start()
+//
+//	provider, err := socket.NewProvider("127.0.0.1:9090", channelID)
+//	err = provider.Serve(ctx, func(ctx context.Context, r *socket.Request) (io.Reader, error) {
+//		return resize(ctx, r.Reader)
+//	})
+//
+//	consumer, err := socket.NewConsumer("127.0.0.1:9090", channelID)
+//	answer, err := consumer.Send(picture, 5*time.Second)
+//
+// Every request has one outcome: an answer, or an error that says whether a provider can have seen it; see
+// Retryable. Nothing is kept on disk, and no request is sent twice. A request that meets no provider, one
+// whose provider dies, and one whose time is over end at once, on both sides. Who reads slowly slows the
+// stream that it reads, and no other. docs/protocol.md specifies what goes over the wire.
 package socket

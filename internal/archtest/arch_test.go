@@ -2,7 +2,10 @@
 package archtest
 
 import (
+	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -48,15 +51,57 @@ func TestImports(t *testing.T) {
 // deps returns what the package's program would link, its tests left out.
 func deps(t *testing.T, pkg string) []string {
 	t.Helper()
-	cmd := exec.Command("go", "list", "-deps", "./"+pkg)
+	deps := golist(t, "-deps", "./"+pkg)
+	if len(deps) < 10 {
+		t.Fatalf("go list -deps ./%s gave only %q", pkg, deps)
+	}
+	return deps
+}
+
+// list returns what format says of pkg, which is something.
+func list(t *testing.T, format, pkg string) []string {
+	t.Helper()
+	words := golist(t, "-f", format, "./"+pkg)
+	if len(words) == 0 {
+		t.Fatalf("go list -f %q ./%s gave nothing", format, pkg)
+	}
+	return words
+}
+
+func golist(t *testing.T, args ...string) []string {
+	t.Helper()
+	cmd := exec.Command("go", append([]string{"list"}, args...)...)
 	cmd.Dir = "../.."
 	out, err := cmd.Output()
 	if err != nil {
-		t.Fatalf("go list -deps ./%s: %v", pkg, err)
+		t.Fatalf("go list %q: %v", args, err)
 	}
-	list := strings.Fields(string(out))
-	if len(list) < 10 {
-		t.Fatalf("go list -deps ./%s gave only %q", pkg, list)
+	return strings.Fields(string(out))
+}
+
+// TestStateMachineDoesNoIO: what the broker's state machine imports has no connection, file or goroutine of
+// its own, and it reads no clock.
+func TestStateMachineDoesNoIO(t *testing.T) {
+	pure := []string{
+		"bytes", "cmp", "encoding/binary", "errors", "fmt", "io", "maps", "math", "slices", "sync", "sync/atomic", "time",
+		"github.com/google/uuid", module + "/internal/frame",
 	}
-	return list
+	for _, pkg := range []string{"internal/frame", "internal/broker"} {
+		for _, dep := range list(t, "{{join .Imports \"\\n\"}}", pkg) {
+			if !slices.Contains(pure, dep) {
+				t.Errorf("%s imports %s", pkg, dep)
+			}
+		}
+		for _, file := range list(t, "{{join .GoFiles \"\\n\"}}", pkg) {
+			source, err := os.ReadFile(filepath.Join("../..", pkg, file))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, bad := range []string{"time.Now", "time.Since", "time.After", "time.New", "\tgo ", ".Go("} {
+				if strings.Contains(string(source), bad) {
+					t.Errorf("%s/%s has %q", pkg, file, bad)
+				}
+			}
+		}
+	}
 }
