@@ -85,8 +85,8 @@ func ExampleProvider_Serve() {
 		log.Fatal(err)
 	}
 	defer consumer.Close()
-	resp, err := consumer.SendContext(context.Background(), strings.NewReader("world"),
-		socket.WithMetadata(map[string]string{"greeting": "hello"}))
+	ctx := socket.ContextWithMetadata(context.Background(), map[string]string{"greeting": "hello"})
+	resp, err := consumer.SendContext(ctx, strings.NewReader("world"))
 	if err != nil {
 		log.Fatal(err)
 	}

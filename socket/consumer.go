@@ -39,19 +39,13 @@ func NewConsumer(addr string, channelID uuid.UUID, opts ...ClientOption) (*Consu
 	return &Consumer{client: c}, nil
 }
 
-// SendOption changes one request.
-type SendOption interface{ applyToSend(*sendConfig) }
+type metadataKey struct{}
 
-type sendConfig struct{ metadata map[string]string }
-
-type sendOption func(*sendConfig)
-
-func (o sendOption) applyToSend(c *sendConfig) { o(c) }
-
-// WithMetadata sends m along with a request, at most 8 KiB of keys and values; the provider finds it in
-// Request.Metadata. Customary keys are traceparent, identity and idempotency-key.
-func WithMetadata(m map[string]string) SendOption {
-	return sendOption(func(c *sendConfig) { c.metadata = m })
+// ContextWithMetadata returns a context whose requests carry m, at most 8 KiB of keys and values, which is
+// not to be changed any more; the provider finds it in Request.Metadata. Customary keys are traceparent,
+// identity and idempotency-key.
+func ContextWithMetadata(ctx context.Context, m map[string]string) context.Context {
+	return context.WithValue(ctx, metadataKey{}, m)
 }
 
 // Send sends what r has to its end, and returns when the answer begins; the answer's reader gives it as
@@ -68,7 +62,7 @@ func (c *Consumer) Send(r io.Reader, timeout time.Duration) (io.Reader, error) {
 	if timeout == 0 {
 		timeout = defaultTimeout
 	}
-	answer, err := c.send(context.Background(), r, timeout, nil)
+	answer, err := c.send(context.Background(), r, timeout)
 	if err != nil {
 		return nil, err
 	}
@@ -77,8 +71,8 @@ func (c *Consumer) Send(r io.Reader, timeout time.Duration) (io.Reader, error) {
 
 // SendContext is Send with a context: when it ends, the request does, and the provider is told. Its
 // deadline is the request's; without one the request may take any time. Close the answer when it is not
-// read to its end.
-func (c *Consumer) SendContext(ctx context.Context, r io.Reader, opts ...SendOption) (io.ReadCloser, error) {
+// read to its end. See ContextWithMetadata.
+func (c *Consumer) SendContext(ctx context.Context, r io.Reader) (io.ReadCloser, error) {
 	if ctx == nil {
 		return nil, errNilContext
 	}
@@ -89,7 +83,7 @@ func (c *Consumer) SendContext(ctx context.Context, r io.Reader, opts ...SendOpt
 	if deadline, ok := ctx.Deadline(); ok {
 		timeout = time.Until(deadline)
 	}
-	answer, err := c.send(ctx, r, timeout, opts)
+	answer, err := c.send(ctx, r, timeout)
 	if err != nil {
 		return nil, err
 	}
@@ -103,7 +97,7 @@ func (c *Consumer) Close() error {
 	return nil
 }
 
-func (c *Consumer) send(ctx context.Context, r io.Reader, timeout time.Duration, opts []SendOption) (*answer, error) {
+func (c *Consumer) send(ctx context.Context, r io.Reader, timeout time.Duration) (*answer, error) {
 	switch {
 	case r == nil:
 		return nil, errNilReader
@@ -111,10 +105,10 @@ func (c *Consumer) send(ctx context.Context, r io.Reader, timeout time.Duration,
 		return nil, ErrTimeout
 	}
 	req := broker.Request{ID: newRequestID(), Timeout: min(timeout, longestTimeout)}
-	if len(opts) > 0 {
+	if m, _ := ctx.Value(metadataKey{}).(map[string]string); len(m) > 0 {
 		var err error
-		if req.Metadata, err = encodeMetadata(opts); err != nil {
-			return nil, err
+		if req.Metadata, err = frame.AppendMetadata(nil, m); err != nil {
+			return nil, fmt.Errorf("socket: metadata of more than %d bytes", frame.MaxMetadata)
 		}
 	}
 	s, err := c.client.session()
@@ -159,20 +153,6 @@ func (c *Consumer) send(ctx context.Context, r io.Reader, timeout time.Duration,
 
 // openOverhead is what an OPEN's payload holds beside metadata and data.
 const openOverhead = 22
-
-func encodeMetadata(opts []SendOption) ([]byte, error) {
-	var cfg sendConfig
-	for _, opt := range opts {
-		if opt != nil {
-			opt.applyToSend(&cfg)
-		}
-	}
-	b, err := frame.AppendMetadata(nil, cfg.metadata)
-	if err != nil {
-		return nil, fmt.Errorf("socket: metadata of more than %d bytes", frame.MaxMetadata)
-	}
-	return b, nil
-}
 
 // newRequestID returns a random UUID (RFC 9562, version 4). It names a request and protects nothing.
 func newRequestID() (id uuid.UUID) {
