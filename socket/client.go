@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,6 +27,8 @@ const (
 	// clientRetry is the pause before the first try to reconnect, at most; it doubles up to clientRest.
 	clientRetry = 100 * time.Millisecond
 	clientRest  = 5 * time.Second
+	// clientGoodbye is how long a broker may take to read what was answered before a client was closed.
+	clientGoodbye = time.Second
 )
 
 // client is what consumers and providers share: it keeps one connection to the broker up. One goroutine
@@ -261,22 +265,41 @@ func (c *client) serve(s *session) {
 	close(s.ended)
 }
 
-// close ends everything and waits for it.
+// close ends everything and waits for it. What was answered before still reaches the broker, unless that
+// does not read.
 func (c *client) close() {
 	c.mu.Lock()
 	c.closed = true
-	sessions := make([]*session, 0, len(c.sessions))
-	for s := range c.sessions {
-		sessions = append(sessions, s)
-	}
+	sessions := slices.Collect(maps.Keys(c.sessions))
 	c.mu.Unlock()
 	c.cancel()
+	var wg sync.WaitGroup
 	for _, s := range sessions {
-		s.endpoint.Close(ErrClosed)
-		s.link.close()
+		wg.Go(s.sayGoodbye)
 	}
+	wg.Wait()
 	c.wg.Wait()
 	c.current.Store(nil)
+}
+
+// sayGoodbye ends the session. Its connection is closed when the broker has closed it: before, what that
+// has not read might be lost with it.
+func (s *session) sayGoodbye() {
+	defer s.link.close()
+	s.endpoint.Abandon(ErrClosed)
+	s.link.flush()
+	if !s.link.drain(clientGoodbye) {
+		return
+	}
+	s.endpoint.Out.Control(frame.GoAway, frame.AppendEnd(nil, frame.Stopped, ""))
+	s.link.flush()
+	patience := time.NewTimer(linkFarewell)
+	defer patience.Stop()
+	select {
+	case <-s.link.done:
+	case <-s.ended:
+	case <-patience.C:
+	}
 }
 
 // session returns the session to use.

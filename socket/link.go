@@ -229,9 +229,18 @@ func closeWrite(conn net.Conn) {
 // finish waits, not for long, until all that was put in is written, and then says that nothing more comes.
 // It returns false where the peer does not take it.
 func (l *link) finish() bool {
+	if !l.drain(linkFarewell) {
+		return false
+	}
+	closeWrite(l.conn)
+	return true
+}
+
+// drain waits until all that was put in is written, and returns false where the peer does not take it in time.
+func (l *link) drain(patience time.Duration) bool {
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
-	for end := time.Now().Add(linkFarewell); !l.out.Idle(); {
+	for end := time.Now().Add(patience); !l.out.Idle(); {
 		select {
 		case <-tick.C:
 		case <-l.done:
@@ -241,7 +250,6 @@ func (l *link) finish() bool {
 			return false
 		}
 	}
-	closeWrite(l.conn)
 	return true
 }
 

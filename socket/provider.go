@@ -90,8 +90,8 @@ func (p *Provider) ended(r *incoming, err error) {
 	r.context.end(err)
 	p.mu.Lock()
 	p.remove(r)
-	if p.byID[r.ID] == r {
-		delete(p.byID, r.ID)
+	if id := r.stream.ID; p.byID[id] == r { // accept may not have come to set r.ID
+		delete(p.byID, id)
 	}
 	p.mu.Unlock()
 }

@@ -51,7 +51,7 @@ func (c *serverConn) serve() {
 		s.cfg.log.Warn("a client broke the protocol", "role", c.peer.Role.String(), "channel", c.peer.Channel, "remote", c.conn.RemoteAddr().String(), "error", err)
 		c.node.Abandon()
 		c.link.farewell(frame.Protocol, err.Error())
-	case !errors.Is(err, io.EOF):
+	case !errors.Is(err, io.EOF) && !errors.As(err, new(*broker.Error)):
 		s.cfg.log.Debug("a client's connection failed", "role", c.peer.Role.String(), "channel", c.peer.Channel, "error", err)
 	}
 	c.link.close()

@@ -40,7 +40,7 @@ type Conn struct {
 }
 
 // Receive deals with a frame that the client sent. One goroutine calls it. The outboxes in b are to be
-// flushed after it. An error ends the connection.
+// flushed after it. An error ends the connection; it is an *Error where the client said that it does so.
 func (c *Conn) Receive(f *Frame, now int64, b *Batch) error {
 	switch f.Type {
 	case frame.Open:
@@ -313,10 +313,17 @@ func (c *Conn) receiveReset(f *Frame, b *Batch) error {
 	return nil
 }
 
-// receiveGoAway makes sure that a provider is chosen no more, and tells it after the last request.
+// receiveGoAway ends the connection, or makes sure that a provider is chosen no more, and tells it after the
+// last request.
 func (c *Conn) receiveGoAway(f *Frame, b *Batch) error {
-	if _, _, err := frame.ParseEnd(f.Payload); err != nil || c.role != frame.Provider {
+	code, reason, err := frame.ParseEnd(f.Payload)
+	switch {
+	case err != nil:
 		return err
+	case code != frame.Draining:
+		return &Error{Code: code, Reason: reason}
+	case c.role != frame.Provider:
+		return nil
 	}
 	c.relay.retire(c, false)
 	c.Out.mu.Lock()

@@ -170,9 +170,10 @@ func (e *Endpoint) Open(s *Stream, r Request, now int64) error {
 	e.last++
 	s.send.id = e.last
 	e.table[e.last] = s
+	earlier := e.clock.add(s) // before anybody can see the request's end
 	e.Out.putCopy(&s.send, frame.Open, flags, prefix, r.Data)
 	e.Out.mu.Unlock()
-	if e.clock.add(s) && e.alarm != nil {
+	if earlier && e.alarm != nil {
 		e.alarm()
 	}
 	return nil
@@ -276,13 +277,14 @@ func (e *Endpoint) receiveOpen(f *Frame, now int64, b *Batch) error {
 		return violation("OPEN of stream %d after %d", f.Stream, e.last)
 	}
 	e.last = f.Stream
-	if e.lost != nil {
+	if e.lost != nil { // it says goodbye: the relay sees to the request
 		e.Out.mu.Unlock()
-		return e.lost
+		return nil
 	}
 	e.table[f.Stream] = s
+	earlier := e.clock.add(s)
 	e.Out.mu.Unlock()
-	if e.clock.add(s) && e.alarm != nil {
+	if earlier && e.alarm != nil {
 		e.alarm()
 	}
 	body := *f
@@ -316,12 +318,20 @@ func (e *Endpoint) Running() int {
 
 // Close ends every stream with err. It is idempotent.
 func (e *Endpoint) Close(err error) {
+	e.Abandon(err)
+	e.Out.mu.Lock()
+	e.Out.close()
+	e.Out.mu.Unlock()
+}
+
+// Abandon ends every stream with err. What is on its way of streams that have ended before stays in the
+// outbox, and the outbox may be told more.
+func (e *Endpoint) Abandon(err error) {
 	e.Out.mu.Lock()
 	streams := slices.Collect(maps.Values(e.table))
 	if e.lost == nil {
 		e.lost = err
 	}
-	e.Out.close()
 	e.Out.mu.Unlock()
 	slices.SortFunc(streams, func(a, b *Stream) int { return cmp.Compare(a.send.id, b.send.id) })
 	for _, s := range streams {
