@@ -16,7 +16,7 @@ var (
 	ErrProviderLost = errors.New("socket: provider lost")
 	// ErrBusy: a limit of the broker is reached. The request was sent to nobody.
 	ErrBusy = errors.New("socket: broker busy")
-	// ErrDraining: the broker is stopping. The request was sent to nobody.
+	// ErrDraining: the broker is stopping, or the provider was about to leave. Nobody has begun with the request.
 	ErrDraining = errors.New("socket: broker draining")
 	// errLostUnsent is an ErrProviderLost after which the request is known not to have been sent.
 	errLostUnsent = fmt.Errorf("%w before the request was sent to it", ErrProviderLost)
@@ -49,8 +49,9 @@ func (e *RemoteError) As(target any) bool {
 	return ok
 }
 
-// Retryable says whether a request that failed with err was given to no provider, so that it may be sent
-// again, after a pause. It is true for ErrBusy, ErrDraining, ErrNoProvider and ErrNotConnected.
+// Retryable says whether no provider has begun with a request that failed with err, so that it may be sent
+// again, after a pause. It is true for ErrBusy, ErrDraining, ErrNoProvider and ErrNotConnected, and for an
+// ErrProviderLost that came before the request was sent to the provider.
 func Retryable(err error) bool {
 	for _, e := range []error{ErrBusy, ErrDraining, ErrNoProvider, ErrNotConnected, errLostUnsent} {
 		if errors.Is(err, e) {

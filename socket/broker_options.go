@@ -52,7 +52,8 @@ type Limits struct {
 	Connections int
 	// Streams is how many requests run at once on one connection. Default 8192.
 	Streams int
-	// HandshakeTimeout bounds the handshake, and with it the time until a silent connection is closed.
+	// HandshakeTimeout bounds the handshake, the authorizer's part included, and with it the time until a
+	// silent connection is closed.
 	// Default and maximum 10 s.
 	HandshakeTimeout time.Duration
 	// Window is how many bytes may be on their way in each direction of a request, at least and at first
@@ -60,7 +61,8 @@ type Limits struct {
 	Window int
 	// Memory is a budget in bytes for what all requests have on their way. A request reserves 64 KiB for
 	// its answer, and as much for what it sends unless it is sent whole at first; more as its windows grow.
-	// Past it new requests get ErrBusy. The server needs at most twice as much. Default 512 MiB.
+	// Past it new requests get ErrBusy; of what is free one channel may take four fifths. The server needs
+	// at most twice as much, and 128 KiB for each connection. Default 512 MiB, at least 128 KiB.
 	Memory int64
 }
 
@@ -69,7 +71,7 @@ func (l Limits) withDefaults() Limits {
 	l.Connections = positiveOr(l.Connections, 4096)
 	l.Streams = min(positiveOr(l.Streams, 8192), math.MaxInt32)
 	l.Window = min(max(positiveOr(l.Window, 1<<20), frame.InitialWindow), 1<<30)
-	l.Memory = positiveOr(l.Memory, 512<<20)
+	l.Memory = max(positiveOr(l.Memory, 512<<20), 2*frame.InitialWindow)
 	l.HandshakeTimeout = min(positiveOr(l.HandshakeTimeout, most), most)
 	return l
 }
@@ -134,7 +136,7 @@ func WithLogger(log *slog.Logger) Option {
 
 // WithAuthorizer makes a server ask f about every client, after the token was found right. An error
 // refuses the client, which gets ErrUnauthorized; what it says is logged and not sent. f is called by
-// several goroutines at once.
+// several goroutines at once. It counts as part of the handshake: where it takes too long the client is refused.
 func WithAuthorizer(f func(Peer) error) ServerOption {
 	return option{server: func(c *serverConfig) { c.authorize = f }}
 }

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"math/rand/v2"
@@ -43,6 +44,7 @@ type client struct {
 	events  sessionEvents
 
 	current atomic.Pointer[session] // nil while there is none
+	streams atomic.Int64            // what the last WELCOME allows
 
 	mu       sync.Mutex
 	closed   bool
@@ -109,12 +111,6 @@ func (c *client) run(s *session) {
 		case <-c.life.Done():
 			return
 		}
-		c.mu.Lock()
-		stop := c.closed || c.retired
-		c.mu.Unlock()
-		if stop {
-			return
-		}
 		next := c.redial(s)
 		if next == nil {
 			return
@@ -126,7 +122,7 @@ func (c *client) run(s *session) {
 
 // redial dials until there is a session, or the client is closed: then it returns nil.
 func (c *client) redial(last *session) *session {
-	for try := 0; ; try++ {
+	for try := 0; !c.ending(); try++ {
 		longest := min(clientRetry<<min(try, 6), clientRest)
 		timer := time.NewTimer(longest/10 + rand.N(longest))
 		ended := last.ended // of one that was leaving
@@ -154,6 +150,14 @@ func (c *client) redial(last *session) *session {
 			c.cfg.log.Warn("the broker is lost", "address", c.addr, "role", c.role.String(), "error", err)
 		}
 	}
+	return nil
+}
+
+// ending says whether no next session is wanted.
+func (c *client) ending() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.closed || c.retired
 }
 
 // dial makes a connection and starts its session.
@@ -202,6 +206,9 @@ func (c *client) greet(ctx context.Context, conn net.Conn) (net.Conn, frame.Welc
 		return conn, none, err
 	}
 	payload, err := readHandshake(conn, frame.Welcome)
+	if errors.Is(err, io.EOF) && c.cfg.tls == nil {
+		err = fmt.Errorf("the broker has closed the connection; perhaps it wants TLS: %w", err)
+	}
 	if err != nil {
 		return conn, none, err
 	}
@@ -227,10 +234,11 @@ func (c *client) begin(conn net.Conn, welcome frame.WelcomePayload) (*session, e
 	})
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closed {
+	if c.closed || c.retired {
 		_ = conn.Close() // never used
 		return nil, ErrClosed
 	}
+	c.streams.Store(int64(welcome.Streams))
 	s.link = newLink(conn, &s.endpoint.Out)
 	s.endpoint.Out.Flush = s.link.flush
 	s.clock.start()

@@ -50,7 +50,8 @@ func ContextWithMetadata(ctx context.Context, m map[string]string) context.Conte
 
 // Send sends what r has to its end, and returns when the answer begins; the answer's reader gives it as
 // it arrives. timeout bounds all of it, from the first byte of r to the last of the answer; 0 is 30 s.
-// When it is over, errors.Is(err, context.DeadlineExceeded) is true of what Send or the reader returns.
+// When it is over, errors.Is(err, context.DeadlineExceeded) is true of what Send or the reader returns; so it
+// is at once where timeout is negative.
 //
 // Errors are ErrNoProvider, ErrProviderLost, ErrBusy, ErrDraining, ErrNotConnected and ErrConnectionLost
 // (see each), a *RemoteError, ErrClosed, or wrap what r returned. r is read until its end, or until the
@@ -115,23 +116,19 @@ func (c *Consumer) send(ctx context.Context, r io.Reader, timeout time.Duration)
 	if err != nil {
 		return nil, err
 	}
-	var buf *broker.Buffer
+	var body inMemoryBody
 	if size, ok := inMemory(r); ok {
-		buf = broker.NewBuffer()
-		room := frame.MaxPayload - len(req.Metadata) - openOverhead
-		n, err := io.ReadFull(r, buf.B[:min(size, room)])
-		if err != nil { // somebody else has read from it, or closed it
-			buf.Release()
-			return nil, fmt.Errorf("socket: reading the request: %w", err)
+		if err := body.read(r, size, frame.MaxPayload-len(req.Metadata)-openOverhead); err != nil {
+			return nil, err
 		}
-		req.Data, req.Whole = buf.B[:n], size <= room
+		req.Data, req.Whole = body.first.B[:body.n], size <= body.n
 	}
+	defer body.release()
 	a := &answer{}
 	if ctx.Done() != nil {
 		a.stream.Owner = a
 	}
 	err = s.endpoint.Open(&a.stream, req, sinceEpoch())
-	buf.Release()
 	if err != nil {
 		if err == broker.ErrLost { //nolint:errorlint // it is not wrapped
 			err = ErrNotConnected // nothing was sent
@@ -141,14 +138,47 @@ func (c *Consumer) send(ctx context.Context, r io.Reader, timeout time.Duration)
 	if ctx.Done() != nil {
 		a.follow(ctx)
 	}
-	if !req.Whole {
+	switch {
+	case req.Whole:
+	case body.rest != nil: // where nobody waits for it any more, WaitHead says why
+		_ = a.stream.Send(frame.Data, frame.FlagEnd, body.rest.B[:body.m])
+	default:
 		go a.upload(r)
 	}
+	body.release()
 	a.stream.Flush()
 	if err := a.stream.WaitHead(); err != nil {
 		return nil, brokerError(err)
 	}
 	return a, nil
+}
+
+// inMemoryBody is what Send has read of a reader that never waits: what goes with the OPEN, and where it is
+// little, the rest.
+type inMemoryBody struct {
+	first, rest *broker.Buffer
+	n, m        int // bytes in them
+}
+
+// read reads up to room bytes of the size that r has, or, where they fit the first credit, all of them.
+func (b *inMemoryBody) read(r io.Reader, size, room int) error {
+	b.first, b.n = broker.NewBuffer(), min(size, room)
+	_, err := readFull(r, b.first.B[:b.n])
+	if err == nil && size > room && size <= frame.InitialWindow {
+		b.rest, b.m = broker.NewBuffer(), size-room
+		_, err = readFull(r, b.rest.B[:b.m])
+	}
+	if err != nil { // somebody else has read from it, or closed it
+		b.release()
+		return fmt.Errorf("socket: reading the request: %w", err)
+	}
+	return nil
+}
+
+func (b *inMemoryBody) release() {
+	b.first.Release()
+	b.rest.Release()
+	b.first, b.rest = nil, nil
 }
 
 // openOverhead is what an OPEN's payload holds beside metadata and data.

@@ -111,9 +111,7 @@ func (l *link) write() {
 				return
 			}
 		}
-		if l.try != nil {
-			_ = l.conn.SetWriteDeadline(time.Time{}) // as above
-		}
+		_ = l.conn.SetWriteDeadline(time.Time{}) // flush sets none, and TLS may write when it reads
 	}
 }
 

@@ -32,6 +32,8 @@ type Provider struct {
 	closed  bool
 	leaving bool // takes no new requests
 	idle    int  // goroutines of Serve that wait
+	// handlers is how many goroutines Serve has.
+	handlers int
 }
 
 // NewProvider connects to the broker at addr (host:port), within 10 s, and returns when the provider is
@@ -233,7 +235,7 @@ func sendMemory(s *broker.Stream, r io.Reader, size int) error {
 		if err != nil {
 			return err
 		}
-		n, err = io.ReadFull(r, buf.B[:min(n, size)])
+		n, err = readFull(r, buf.B[:min(n, size)])
 		if err != nil { // somebody else has read from it, or closed it
 			return failAnswer(s, err)
 		}

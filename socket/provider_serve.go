@@ -26,7 +26,11 @@ const maxIdleHandlers = 64
 // and then Serve returns nil. Close the provider after it: it takes no requests any more. After Close
 // Serve returns ErrClosed, once the handlers have returned.
 //
-// A handler that panics costs its request, which is answered with an error, and a line in the log.
+// At most as many handlers run at once as the broker lets requests run on a connection (Limits.Streams). The
+// end of the context of one Serve is that of all: the broker sends the provider no more requests.
+//
+// A handler that panics, or ends its goroutine, costs its request, which is answered with an error, and a line
+// in the log.
 func (p *Provider) Serve(ctx context.Context, h Handler) error {
 	switch {
 	case ctx == nil:
@@ -37,7 +41,9 @@ func (p *Provider) Serve(ctx context.Context, h Handler) error {
 	var handlers sync.WaitGroup
 	stop := context.AfterFunc(ctx, func() { p.leave() })
 	defer stop()
-	handlers.Go(func() { p.handle(&handlers, h) })
+	p.mu.Lock()
+	p.startHandler(&handlers, h)
+	p.mu.Unlock()
 	handlers.Wait()
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -76,31 +82,58 @@ func (p *Provider) leave() {
 }
 
 // handle takes requests and answers them. While it answers one another goroutine waits for the next, so
-// that a request starts with one switch of goroutines.
+// that a request starts with one switch of goroutines. There are at most as many as the broker lets requests
+// run at once: of one that is cancelled the handler may go on.
 func (p *Provider) handle(handlers *sync.WaitGroup, h Handler) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for {
-		p.idle++
-		r, err := p.take(context.Background())
-		p.idle--
-		if err != nil {
-			return
-		}
-		if p.idle == 0 {
-			handlers.Go(func() { p.handle(handlers, h) })
+	normal := false
+	defer func() {
+		p.mu.Lock()
+		p.handlers--
+		if !normal && p.idle == 0 { // a handler has called runtime.Goexit
+			p.startHandler(handlers, h)
 		}
 		p.mu.Unlock()
+	}()
+	for r := p.next(handlers, h); r != nil; r = p.next(handlers, h) {
 		p.answer(&r.Request, h)
-		p.mu.Lock()
-		if p.idle >= maxIdleHandlers {
-			return
-		}
 	}
+	normal = true
+}
+
+// startHandler starts another handle. It needs mu.
+func (p *Provider) startHandler(handlers *sync.WaitGroup, h Handler) {
+	p.handlers++
+	handlers.Go(func() { p.handle(handlers, h) })
+}
+
+// next waits for the next request for a handler. It returns nil where that is to end.
+func (p *Provider) next(handlers *sync.WaitGroup, h Handler) *incoming {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.idle >= maxIdleHandlers {
+		return nil
+	}
+	p.idle++
+	r, err := p.take(context.Background())
+	p.idle--
+	if err != nil {
+		return nil
+	}
+	if p.idle == 0 && int64(p.handlers) < p.client.streams.Load() {
+		p.startHandler(handlers, h)
+	}
+	return r
 }
 
 // answer answers one request.
 func (p *Provider) answer(r *Request, h Handler) {
+	returned := false
+	defer func() {
+		if !returned {
+			p.client.cfg.log.Error("a handler has ended its goroutine", "channel", p.client.channel)
+			_ = p.Respond(r.ID, nil, errors.New("the handler ended its goroutine")) // if it has not responded
+		}
+	}()
 	body, err := p.call(r, h)
 	if err := p.Respond(r.ID, body, err); err != nil && !errors.Is(err, ErrUnknownRequest) {
 		p.client.cfg.log.Warn("a request was not answered in full", "channel", p.client.channel, "request", r.ID, "error", err)
@@ -108,6 +141,7 @@ func (p *Provider) answer(r *Request, h Handler) {
 	if closer, ok := body.(io.Closer); ok {
 		p.closeAnswer(closer)
 	}
+	returned = true
 }
 
 func (p *Provider) closeAnswer(closer io.Closer) {

@@ -7,10 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"runtime"
+	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -38,11 +41,17 @@ type Server struct {
 	state      serverState
 	listener   net.Listener
 	conns      map[*serverConn]struct{}
-	handshakes *list.List // of *serverConn, the oldest first
-	stopped    chan struct{}
+	handshakes *list.List     // of *serverConn, the oldest first
 	wg         sync.WaitGroup // of goroutines; Add needs mu
 
-	counts serverCounts
+	leaving  chan struct{}   // closed when the server begins to stop
+	patience context.Context // ends when nobody has patience any more
+	hurry    context.CancelFunc
+	cutOff   bool          // a request was cut off; static once stopped is closed
+	stopped  chan struct{} // closed when the server has stopped
+
+	authorizing atomic.Int64 // calls of the authorizer that have not returned
+	counts      serverCounts
 }
 
 type serverState int
@@ -56,7 +65,8 @@ const (
 // NewServer returns a server that does nothing until Start. It listens on 127.0.0.1:port; port "0" picks
 // a free one. See WithAddress for other interfaces.
 func NewServer(port string, opts ...ServerOption) *Server {
-	s := &Server{conns: map[*serverConn]struct{}{}, handshakes: list.New(), stopped: make(chan struct{})}
+	s := &Server{conns: map[*serverConn]struct{}{}, handshakes: list.New(), leaving: make(chan struct{}), stopped: make(chan struct{})}
+	s.patience, s.hurry = context.WithCancel(context.Background())
 	s.cfg.address = net.JoinHostPort("127.0.0.1", port)
 	s.cfg.log = slog.Default()
 	for _, opt := range opts {
@@ -85,6 +95,9 @@ func (s *Server) Start() error {
 	}
 	if err := checkAddress(s.cfg.address); err != nil {
 		return err
+	}
+	if len(s.cfg.token) > frame.MaxToken {
+		return fmt.Errorf("socket: token of %d bytes: %d are allowed", len(s.cfg.token), frame.MaxToken)
 	}
 	ln, err := new(net.ListenConfig).Listen(context.Background(), "tcp", s.cfg.address)
 	if errors.Is(err, syscall.EADDRINUSE) {
@@ -134,7 +147,8 @@ func (s *Server) Port() string {
 }
 
 // Stop stops the server: it takes no new requests, gives the running ones half a second to finish, ends
-// all connections and returns when every goroutine has ended. It is idempotent, and always returns nil.
+// all connections and returns when every goroutine has ended. It is idempotent, may be called while a
+// Shutdown waits, which then ends too, and always returns nil.
 func (s *Server) Stop() error {
 	ctx, cancel := context.WithTimeout(context.Background(), stopPatience)
 	defer cancel()
@@ -142,68 +156,89 @@ func (s *Server) Stop() error {
 	return nil
 }
 
-// Shutdown stops the server like Stop, but gives running requests until ctx ends, and returns ctx's error
-// if it did. Clients are told at once to go elsewhere; what they send meanwhile gets ErrDraining.
+// Shutdown stops the server like Stop, but gives running requests, and clients that still read their answers,
+// until ctx ends. It returns an error if that, or the end of another call's context or patience, cut any of
+// them off. Clients are told at once to go elsewhere; what they send meanwhile gets ErrDraining.
 func (s *Server) Shutdown(ctx context.Context) error {
 	if ctx == nil {
 		return errNilContext
 	}
 	s.mu.Lock()
-	first := s.state != serverLeaving
-	running := s.state == serverRunning
-	s.state = serverLeaving
-	ln := s.listener
+	if s.state != serverLeaving {
+		running := s.state == serverRunning
+		s.state = serverLeaving
+		close(s.leaving)
+		go s.drain(running)
+	}
 	s.mu.Unlock()
-	if !first {
-		select {
-		case <-s.stopped:
-			return nil
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+	select {
+	case <-s.stopped:
+	case <-ctx.Done():
+		s.hurry()
+		<-s.stopped
 	}
+	if s.cutOff {
+		return cmp.Or(ctx.Err(), ErrClosed)
+	}
+	return nil
+}
+
+// drain stops the server. It has time until hurry is called.
+func (s *Server) drain(running bool) {
 	defer close(s.stopped)
+	defer s.hurry()
 	if !running {
-		return nil
+		return
 	}
-	if err := ln.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+	if err := s.listener.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
 		s.cfg.log.Warn("closing the broker's listener failed", "error", err)
 	}
 	s.relay.Drain()
-	err := s.waitIdle(ctx)
+	s.cutOff = !s.waitIdle()
 	s.cut()
 	s.wg.Wait()
 	s.clock.stop()
-	return err
 }
 
-// waitIdle waits until no request is running.
-func (s *Server) waitIdle(ctx context.Context) error {
+// waitIdle waits until no request is running and everything is written. It returns false when hurry is called before.
+func (s *Server) waitIdle() bool {
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
-	for s.relay.Running() > 0 {
+	for s.relay.Running() > 0 || !s.written() {
 		select {
-		case <-ctx.Done():
-			return ctx.Err()
+		case <-s.patience.Done():
+			return false
 		case <-tick.C:
 		}
 	}
-	return nil
+	return true
+}
+
+// written says whether nothing waits to be written.
+func (s *Server) written() bool {
+	for _, c := range s.connections() {
+		if !c.node.Out.Idle() {
+			return false
+		}
+	}
+	return true
+}
+
+func (s *Server) connections() []*serverConn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Keys(s.conns))
 }
 
 // cut ends every connection, once what it has to say was written.
 func (s *Server) cut() {
 	s.mu.Lock()
-	conns := make([]*serverConn, 0, len(s.conns))
-	for c := range s.conns {
-		conns = append(conns, c)
-	}
 	for e := s.handshakes.Front(); e != nil; e = e.Next() {
 		e.Value.(*serverConn).abort()
 	}
 	s.mu.Unlock()
 	var wg sync.WaitGroup
-	for _, c := range conns {
+	for _, c := range s.connections() {
 		wg.Go(func() { c.dismiss(frame.Stopped, "the broker has stopped") })
 	}
 	wg.Wait()
@@ -241,7 +276,7 @@ func (s *Server) accept(ln net.Listener) {
 		timer := time.NewTimer(pause)
 		select {
 		case <-timer.C:
-		case <-s.stopped:
+		case <-s.leaving:
 		}
 		timer.Stop()
 	}
@@ -260,7 +295,7 @@ func (s *Server) begin(conn net.Conn) {
 		s.handshakes.Remove(s.handshakes.Front())
 		s.counts.evicted.Add(1)
 	}
-	c := &serverConn{server: s, raw: conn}
+	c := &serverConn{server: s, raw: conn, ended: make(chan struct{})}
 	c.handshake = s.handshakes.PushBack(c)
 	s.wg.Go(c.serve)
 }

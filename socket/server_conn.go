@@ -29,6 +29,8 @@ type serverConn struct {
 	peer Peer
 	node *broker.Conn
 	link *link
+
+	ended chan struct{} // closed when serve has nothing more to do with conn
 }
 
 // serve runs the connection and returns when it has ended.
@@ -57,6 +59,7 @@ func (c *serverConn) serve() {
 	c.link.close()
 	c.node.Close()
 	c.link.wait()
+	close(c.ended)
 	s.mu.Lock()
 	delete(s.conns, c)
 	s.counts.bytesIn.Add(c.link.bytes.Load())
@@ -71,9 +74,16 @@ func (c *serverConn) abort() { _ = c.raw.Close() } // serve sees it
 func (c *serverConn) dismiss(code frame.Code, reason string) {
 	c.node.Out.Control(frame.GoAway, frame.AppendEnd(nil, code, reason))
 	c.link.flush()
-	c.link.finish()
+	if !c.link.finish() {
+		c.link.close()
+		return
+	}
 	// The client closes when it has read that; one that does not is closed.
-	_ = c.conn.SetReadDeadline(time.Now().Add(linkFarewell))
+	select {
+	case <-c.ended:
+	case <-c.server.patience.Done():
+		_ = c.conn.SetReadDeadline(time.Now().Add(linkFarewell))
+	}
 }
 
 // greet is the handshake. When it returns nil the client has been let in, and may be chosen for requests.
@@ -107,14 +117,14 @@ func (c *serverConn) greet() error {
 		return err
 	}
 	c.peer.Role, c.peer.Channel, c.peer.Token = Role(hello.Role), hello.Channel, hello.Token
-	if code, reason := c.judge(hello); code != 0 {
+	if code, reason := c.judge(hello, deadline); code != 0 {
 		return c.refuse(code, reason)
 	}
 	return c.letIn()
 }
 
 // judge says why a client is not let in, if so.
-func (c *serverConn) judge(hello frame.HelloPayload) (frame.Code, string) {
+func (c *serverConn) judge(hello frame.HelloPayload, deadline time.Time) (frame.Code, string) {
 	s := c.server
 	if hello.MinVersion > frame.ProtocolVersion || hello.MaxVersion < frame.ProtocolVersion {
 		return frame.BadVersion, fmt.Sprintf("the broker speaks version %d", frame.ProtocolVersion)
@@ -124,7 +134,7 @@ func (c *serverConn) judge(hello frame.HelloPayload) (frame.Code, string) {
 		s.counts.unauthorized.Add(1)
 		return frame.Unauthorized, "wrong token"
 	}
-	if err := c.authorize(); err != nil {
+	if err := c.authorize(deadline); err != nil {
 		s.counts.unauthorized.Add(1)
 		s.cfg.log.Warn("a client was refused", "role", c.peer.Role.String(), "channel", c.peer.Channel, "remote", c.peer.RemoteAddr.String(), "error", err)
 		return frame.Unauthorized, "refused"
@@ -132,17 +142,38 @@ func (c *serverConn) judge(hello frame.HelloPayload) (frame.Code, string) {
 	return 0, ""
 }
 
-// authorize asks the user's authorizer, which may do anything.
-func (c *serverConn) authorize() (err error) {
-	if c.server.cfg.authorize == nil {
+// authorize asks the user's authorizer, which may do anything. One that does not return in time is left behind.
+func (c *serverConn) authorize(deadline time.Time) error {
+	s := c.server
+	if s.cfg.authorize == nil {
 		return nil
 	}
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("the authorizer panicked: %v", p)
-		}
+	if s.authorizing.Add(1) > int64(s.cfg.limits.Connections) {
+		s.authorizing.Add(-1)
+		return errors.New("too many clients wait for the authorizer")
+	}
+	said := make(chan error, 1)
+	go func() {
+		defer s.authorizing.Add(-1)
+		err := errors.New("the authorizer has ended its goroutine")
+		defer func() {
+			if p := recover(); p != nil {
+				err = fmt.Errorf("the authorizer panicked: %v", p)
+			}
+			said <- err
+		}()
+		err = s.cfg.authorize(c.peer)
 	}()
-	return c.server.cfg.authorize(c.peer)
+	timer := time.NewTimer(time.Until(deadline))
+	defer timer.Stop()
+	select {
+	case err := <-said:
+		return err
+	case <-timer.C:
+		return errors.New("the authorizer took too long")
+	case <-s.leaving:
+		return errors.New("the broker is stopping")
+	}
 }
 
 // refuse says why the client is not let in.
@@ -162,12 +193,14 @@ func (c *serverConn) letIn() error {
 	c.link = newLink(c.conn, &c.node.Out)
 	c.link.backlog = maxBacklog
 	c.node.Out.Flush = c.link.flush
-	err := c.enter()
+	err := c.conn.SetDeadline(time.Time{})
+	if err == nil {
+		err = c.enter()
+	}
 	if err == nil {
 		welcome := frame.WelcomePayload{Version: frame.ProtocolVersion, Streams: uint32(s.cfg.limits.Streams), Window: uint32(s.cfg.limits.Window)}
 		c.node.Out.Control(frame.Welcome, welcome.Append(nil))
 		s.relay.Connect(c.node)
-		err = c.conn.SetDeadline(time.Time{})
 		c.link.flush()
 	}
 	if err != nil {

@@ -19,7 +19,7 @@ type serverCounts struct {
 type ServerStats struct {
 	// Consumers and Providers are connections; Handshakes are those that have not said who they are.
 	Consumers, Providers, Handshakes int
-	// Streams is how many requests run.
+	// Streams is how many requests run: their answers have not been written whole.
 	Streams  int
 	Requests RequestStats
 	Refused  RefusedStats
@@ -38,7 +38,7 @@ type ServerStats struct {
 type RequestStats struct {
 	Opened       uint64
 	Completed    uint64 // the whole answer was passed on
-	Failed       uint64 // the provider answered with an error
+	Failed       uint64 // the provider answered with an error, or refused the request's id
 	NoProvider   uint64 // refused with ErrNoProvider
 	Busy         uint64 // refused with ErrBusy
 	Draining     uint64 // refused with ErrDraining

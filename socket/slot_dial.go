@@ -92,6 +92,9 @@ func dialNet(ctx context.Context, dial func(context.Context, string, string) (ne
 	}()
 	select {
 	case r := <-dialed:
+		if r.conn == nil && r.err == nil {
+			return nil, errors.New("socket: the dial function returned neither a connection nor an error")
+		}
 		return r.conn, r.err
 	case <-ctx.Done():
 		go func() {

@@ -102,7 +102,6 @@ func (c *Conn) open(f *Frame, now int64, b *Batch) error {
 		return err
 	}
 	r := c.relay
-	r.counts[opened].Add(1)
 	x := &exchange{relay: r, worker: r.worker(o.RequestID), opened: now}
 	x.deadline.at = now + int64(o.Timeout)
 	up := int64(len(f.Payload)) // reserved for the request
@@ -112,6 +111,9 @@ func (c *Conn) open(f *Frame, now int64, b *Batch) error {
 	w := x.worker
 	w.mu.Lock()
 	code, err := c.admit(x, f.Stream, up)
+	if err == nil {
+		r.counts[opened].Add(1)
+	}
 	var p *Conn
 	if code == 0 && err == nil {
 		if p, code = x.dispatch(f, up, up-int64(len(f.Payload))); code == 0 {
@@ -151,7 +153,7 @@ func (c *Conn) admit(x *exchange, id uint64, up int64) (frame.Code, error) {
 		return frame.Draining, nil
 	case len(c.legs) >= r.limits.Streams:
 		return frame.Busy, nil
-	case !r.reserve(up + frame.InitialWindow):
+	case !r.reserve(c.channel, up+frame.InitialWindow):
 		return frame.Busy, nil
 	}
 	x.consumer.begin(x, c, id, &x.provider, frame.InitialWindow, frame.InitialWindow)
@@ -167,7 +169,7 @@ func (x *exchange) dispatch(f *Frame, up, allow int64) (*Conn, frame.Code) {
 	for {
 		p, code := x.relay.choose(x.consumer.conn.channel)
 		if p == nil {
-			x.relay.reserved.Add(-up)
+			x.relay.release(x.consumer.conn.channel, up)
 			return nil, code
 		}
 		p.Out.mu.Lock()
@@ -229,12 +231,10 @@ func (l *leg) pass(f *Frame, b *Batch) error {
 		l.put(f)
 	}
 	held := l.credit(0) // for what did not have to wait
-	x, result := l.exchange, Completed
-	if l.failing {
-		result = Failed
-	}
+	x := l.exchange
 	answer := l == &x.consumer
-	if answer && last && l.send.queue.len() == 0 {
+	drained := answer && last && l.send.queue.len() == 0
+	if drained {
 		l.remove()
 	}
 	out.mu.Unlock()
@@ -247,7 +247,10 @@ func (l *leg) pass(f *Frame, b *Batch) error {
 		x.answered.Store(true)
 	}
 	if answer && last {
-		x.complete(result)
+		x.provider.discard() // it has nothing more to say
+	}
+	if drained {
+		x.complete()
 	}
 	return nil
 }
@@ -309,7 +312,6 @@ func (c *Conn) receiveReset(f *Frame, b *Batch) error {
 		code = frame.ProviderLost
 	}
 	l.exchange.end(code, l, b)
-	l.discard()
 	return nil
 }
 
@@ -334,7 +336,7 @@ func (c *Conn) receiveGoAway(f *Frame, b *Batch) error {
 	return nil
 }
 
-// discard removes the leg of an exchange that was complete but for what waits in the leg's queue.
+// discard removes a leg from which nothing more is wanted.
 func (l *leg) discard() {
 	l.conn.Out.mu.Lock()
 	l.remove()
@@ -343,11 +345,10 @@ func (l *leg) discard() {
 
 // Close ends everything that the connection has a part in. It is idempotent.
 func (c *Conn) Close() {
-	c.relay.retire(c, true)
+	c.Abandon()
 	c.Out.mu.Lock()
 	c.Out.close()
 	c.Out.mu.Unlock()
-	c.Abandon()
 }
 
 // Abandon ends everything that the connection has a part in, but lets its outbox say something more. No
@@ -366,7 +367,6 @@ func (c *Conn) Abandon() {
 	var b Batch
 	for _, l := range legs {
 		l.exchange.end(code, l, &b)
-		l.discard()
 	}
 	b.Flush()
 }

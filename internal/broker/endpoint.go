@@ -78,7 +78,8 @@ func NewEndpoint(cfg EndpointConfig) *Endpoint {
 		role: cfg.Role, streams: int(cfg.Welcome.Streams), window: int(cfg.Welcome.Window),
 		make: cfg.Make, accept: cfg.Accept, alarm: cfg.Alarm, drained: cfg.Drained, table: map[uint64]*Stream{},
 	}
-	e.Out.Flush, e.Out.running = cfg.Flush, func() int { return len(e.table) }
+	e.Out.init(func() int { return len(e.table) })
+	e.Out.Flush = cfg.Flush
 	return e
 }
 

@@ -72,7 +72,7 @@ func (l *leg) remove() {
 	delete(l.conn.legs, l.send.id)
 	l.exchange.relay.discarded.Add(uint64(l.send.bytes))
 	l.conn.Out.drop(&l.send)
-	l.exchange.relay.reserved.Add(-l.room)
+	l.exchange.relay.release(l.conn.channel, l.room)
 	l.room, l.held = 0, 0
 	if l == &l.exchange.consumer {
 		l.exchange.relay.running.Add(-1)
@@ -82,12 +82,28 @@ func (l *leg) remove() {
 }
 
 // taken is called by the outbox when something of the leg's queue has left it. It needs Out.mu, and says
-// whether there is credit to pass on now.
+// whether afterTake is to be called.
 func (l *leg) taken() bool {
 	if l.send.ended && l.send.queue.len() == 0 && l == &l.exchange.consumer {
 		l.remove() // the last of the answer
+		return true
 	}
 	return l.held > 0
+}
+
+// afterTake does what taken could not do under the lock.
+func (l *leg) afterTake() {
+	l.conn.Out.mu.Lock()
+	drained := l.gone && l.send.ended
+	n := l.credit(0)
+	l.conn.Out.mu.Unlock()
+	if drained && l == &l.exchange.consumer {
+		l.exchange.complete()
+	}
+	if n > 0 { // that had to wait
+		l.other.grant(n)
+		l.other.conn.Out.Flush()
+	}
 }
 
 // credit takes n more bytes of credit from the leg's peer and returns how many of them may be passed on:
@@ -100,24 +116,13 @@ func (l *leg) credit(n int64) uint32 {
 	// More than the window is never passed on, so more need not be remembered.
 	l.held = min(l.held+n, int64(r.limits.Window))
 	used := l.allow + int64(l.send.bytes)
-	if more := min(int64(r.limits.Window), used+l.held) - l.room; more > 0 && r.reserve(more) {
+	if more := min(int64(r.limits.Window), used+l.held) - l.room; more > 0 && r.reserve(l.conn.channel, more) {
 		l.room += more
 	}
 	pass := max(min(l.held, l.room-used), 0)
 	l.held -= pass
 	l.allow += pass
 	return uint32(pass)
-}
-
-// passHeldCredit passes on credit that had to wait. It is called without locks.
-func (l *leg) passHeldCredit() {
-	l.conn.Out.mu.Lock()
-	n := l.credit(0)
-	l.conn.Out.mu.Unlock()
-	if n > 0 {
-		l.other.grant(n)
-		l.other.conn.Out.Flush()
-	}
 }
 
 // grant gives the leg's peer n bytes of credit.
@@ -173,30 +178,31 @@ func (x *exchange) end(code frame.Code, from *leg, b *Batch) {
 	x.relay.counts[outcomeOf(code)].Add(1)
 }
 
-// complete ends the exchange after the last of its answer was put into the consumer's leg.
-func (x *exchange) complete(result Outcome) {
+// complete ends the exchange after the last of its answer has left the consumer's leg.
+func (x *exchange) complete() {
 	w := x.worker
 	w.mu.Lock()
 	over := x.over
 	x.over = true
 	w.running.remove(x)
 	w.mu.Unlock()
-	if over {
-		return
+	switch {
+	case over: // its time was over just now
+	case x.consumer.failing: // which changes no more
+		x.relay.counts[Failed].Add(1)
+	default:
+		x.relay.counts[Completed].Add(1)
 	}
-	p := &x.provider
-	p.conn.Out.mu.Lock()
-	p.remove()
-	p.conn.Out.mu.Unlock()
-	x.relay.counts[result].Add(1)
 }
 
 func outcomeOf(code frame.Code) Outcome {
 	switch code {
 	case frame.NoProvider:
 		return NoProvider
-	case frame.Busy, frame.Rejected:
+	case frame.Busy:
 		return Busy
+	case frame.Rejected:
+		return Failed
 	case frame.Draining:
 		return Draining
 	case frame.Deadline:

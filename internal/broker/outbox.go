@@ -10,6 +10,9 @@ const (
 	// pendLimit is the size in bytes up to which small frames are put one after another, ready to be
 	// written. What comes on top waits in its stream's queue.
 	pendLimit = 64 << 10
+	// smallCopy is the size in bytes of the largest payload that is copied into memory of its own size, and not
+	// into a Buffer: what waits to be sent is to hold at most twice its own size.
+	smallCopy = 4 << 10
 	// takeLimit is the size in bytes of what is written before anything else gets its turn.
 	takeLimit = 256 << 10
 )
@@ -28,9 +31,9 @@ type Outbox struct {
 	closed  bool
 	writing bool // somebody takes
 
-	pend     []byte  // frames that go next, in order
-	granting *sender // list of those with credit to grant
-	ready    list    // those with segments
+	pend     []byte // frames that go next, in order
+	granting list   // those with credit to grant
+	ready    list   // those with segments
 	ping     bool
 	pong     bool
 	goodbye  string // the reason of a GOAWAY that is to be sent once no OPEN waits; "" for none
@@ -38,6 +41,12 @@ type Outbox struct {
 	unopened int // senders whose OPEN waits in their queue
 
 	written uint64 // bytes taken
+}
+
+// init prepares the outbox.
+func (o *Outbox) init(running func() int) {
+	o.running = running
+	o.ready.at, o.granting.at = readyNode, grantingNode
 }
 
 // sender is the sending side of a stream. Its outbox's mu guards it.
@@ -49,33 +58,60 @@ type sender struct {
 	opened bool     // the first frame has left the queue
 	ended  bool     // the last frame was put in
 
-	credit               uint32 // to be granted to the peer
-	granting             bool   // in the list of Outbox.granting
-	isReady              bool   // in Outbox.ready
-	nextGrant, nextReady *sender
+	credit uint32 // to be granted to the peer
+
+	ready, granting node // places in Outbox.ready and Outbox.granting
 
 	leg *leg // whose it is, in the broker
 }
 
-// list is a queue of senders, linked through nextReady.
-type list struct{ first, last *sender }
+// node is a sender's place in a list.
+type node struct {
+	listed     bool
+	prev, next *sender
+}
 
+// list is a queue of senders. A sender whose stream is over is in none: it would keep the stream alive.
+type list struct {
+	first, last *sender
+	at          func(*sender) *node // which of a sender's places the list uses
+}
+
+func readyNode(s *sender) *node    { return &s.ready }
+func grantingNode(s *sender) *node { return &s.granting }
+
+// push appends s, unless it is in the list.
 func (l *list) push(s *sender) {
-	if s.nextReady = nil; l.first == nil {
+	n := l.at(s)
+	if n.listed {
+		return
+	}
+	*n = node{listed: true, prev: l.last}
+	if l.last == nil {
 		l.first = s
 	} else {
-		l.last.nextReady = s
+		l.at(l.last).next = s
 	}
 	l.last = s
 }
 
-func (l *list) pop() *sender {
-	s := l.first
-	if l.first = s.nextReady; l.first == nil {
-		l.last = nil
+// remove takes s out, if it is in the list.
+func (l *list) remove(s *sender) {
+	n := l.at(s)
+	if !n.listed {
+		return
 	}
-	s.nextReady = nil
-	return s
+	if n.prev == nil {
+		l.first = n.next
+	} else {
+		l.at(n.prev).next = n.next
+	}
+	if n.next == nil {
+		l.last = n.prev
+	} else {
+		l.at(n.next).prev = n.prev
+	}
+	*n = node{}
 }
 
 // putCopy queues a frame whose payload is prefix and data. It needs mu.
@@ -91,8 +127,15 @@ func (o *Outbox) putCopy(s *sender, t frame.Type, flags frame.Flags, prefix, dat
 	if s.grow && t == frame.Data && o.extend(s, flags, data) {
 		return
 	}
-	buf := NewBuffer()
-	b := frame.Header{Length: uint32(n), Type: t, Flags: flags, Stream: s.id}.Append(buf.B[:0])
+	var buf *Buffer
+	var b []byte
+	if n <= smallCopy {
+		b = make([]byte, 0, frame.HeaderSize+n)
+	} else {
+		buf = NewBuffer()
+		b = buf.B[:0]
+	}
+	b = frame.Header{Length: uint32(n), Type: t, Flags: flags, Stream: s.id}.Append(b)
 	b = append(append(b, prefix...), data...)
 	o.putSegment(s, segment{b, buf}, true)
 }
@@ -129,10 +172,7 @@ func (o *Outbox) putSegment(s *sender, seg segment, grow bool) {
 	s.queue.push(seg)
 	s.grow = grow
 	s.bytes += len(seg.data) - frame.HeaderSize
-	if !s.isReady {
-		s.isReady = true
-		o.ready.push(s)
-	}
+	o.ready.push(s)
 }
 
 // drop forgets what s has queued. It needs mu.
@@ -142,6 +182,8 @@ func (o *Outbox) drop(s *sender) {
 	}
 	s.queue.drop()
 	s.bytes, s.grow, s.credit = 0, false, 0
+	o.ready.remove(s)
+	o.granting.remove(s)
 }
 
 // reset queues a RESET of stream id. It needs mu.
@@ -171,10 +213,7 @@ func (o *Outbox) grant(s *sender, n uint32) {
 		return
 	}
 	s.credit += n
-	if !s.granting {
-		s.granting = true
-		s.nextGrant, o.granting = o.granting, s
-	}
+	o.granting.push(s)
 }
 
 // Control queues a frame that belongs to no stream.
@@ -209,10 +248,13 @@ func (o *Outbox) Written() uint64 {
 	return o.written
 }
 
-// close makes the outbox refuse and forget everything. It needs mu, and the streams' queues dropped.
+// close makes the outbox refuse and forget everything. It needs mu.
 func (o *Outbox) close() {
 	o.closed = true
-	o.pend, o.granting, o.ready = nil, nil, list{}
+	for o.ready.first != nil {
+		o.drop(o.ready.first)
+	}
+	o.pend = nil
 	o.ping, o.pong, o.goodbye = false, false, ""
 }
 
@@ -220,9 +262,9 @@ func (o *Outbox) close() {
 type Parcel struct {
 	small []byte // goes first
 	large []segment
-	off   int // of what goes next: in small, or in the first of large that has a buffer
-	next  int // -1 for small, else an index of large
-	free  []*leg
+	off   int    // of what goes next: in small, or in the first of large that has a buffer
+	next  int    // -1 for small, else an index of large
+	legs  []*leg // to be told
 }
 
 // Next returns what is to be written next, nil once nothing is left. n bytes of what it returned before
@@ -280,7 +322,7 @@ func (o *Outbox) Idle() bool {
 }
 
 func (o *Outbox) empty() bool {
-	return len(o.pend) == 0 && o.granting == nil && o.ready.first == nil && !o.ping && !o.pong && o.goodbye == ""
+	return len(o.pend) == 0 && o.granting.first == nil && o.ready.first == nil && !o.ping && !o.pong && o.goodbye == ""
 }
 
 // Take moves what goes next into p. Where nothing is left it returns false, and the caller is the writer
@@ -288,11 +330,12 @@ func (o *Outbox) empty() bool {
 func (o *Outbox) Take(p *Parcel) bool {
 	o.mu.Lock()
 	p.small, o.pend = o.pend, p.small[:0]
-	p.large, p.free = p.large[:0], p.free[:0]
+	p.large, p.legs = p.large[:0], p.legs[:0]
 	p.off, p.next = 0, -1
 	o.takeControl(p)
 	size := len(p.small)
-	for left := o.turns(); left > 0 && size < takeLimit; left-- {
+	// Each stream gets one turn: two segments of one in a parcel could change places where the second is small.
+	for left := o.ready.count(maxTurns); left > 0 && size < takeLimit; left-- {
 		size += o.takeTurn(p)
 	}
 	o.written += uint64(size)
@@ -303,19 +346,16 @@ func (o *Outbox) Take(p *Parcel) bool {
 	if size == 0 {
 		return false // p may be another writer's by now
 	}
-	for _, l := range p.free {
-		l.passHeldCredit()
+	for _, l := range p.legs {
+		l.afterTake()
 	}
 	return true
 }
 
 // takeTurn gives the first ready stream its turn and returns the bytes that it took.
 func (o *Outbox) takeTurn(p *Parcel) int {
-	s := o.ready.pop()
-	if s.queue.len() == 0 { // dropped meanwhile
-		s.isReady = false
-		return 0
-	}
+	s := o.ready.first
+	o.ready.remove(s)
 	seg := s.queue.pop()
 	s.bytes -= len(seg.data) - frame.HeaderSize
 	opens := !s.opened
@@ -332,10 +372,10 @@ func (o *Outbox) takeTurn(p *Parcel) int {
 	if s.queue.len() > 0 {
 		o.ready.push(s)
 	} else {
-		s.isReady, s.grow = false, false
+		s.grow = false
 	}
 	if s.leg != nil && s.leg.taken() {
-		p.free = append(p.free, s.leg)
+		p.legs = append(p.legs, s.leg)
 	}
 	return len(seg.data)
 }
@@ -343,14 +383,10 @@ func (o *Outbox) takeTurn(p *Parcel) int {
 // maxTurns bounds the streams that get their turn in one Take.
 const maxTurns = 16
 
-// turns returns how many streams get their turn, each once: two segments of one stream in a parcel could
-// change places where the second is small. Streams whose queues were dropped come on top.
-func (o *Outbox) turns() (n int) {
-	full := 0
-	for s := o.ready.first; s != nil && full < maxTurns; s = s.nextReady {
-		if n++; s.queue.len() > 0 {
-			full++
-		}
+// count returns how many senders l holds, at most limit.
+func (l *list) count(limit int) (n int) {
+	for s := l.first; s != nil && n < limit; s = l.at(s).next {
+		n++
 	}
 	return n
 }
@@ -373,18 +409,13 @@ func (o *Outbox) takeControl(p *Parcel) {
 		p.small = append(p.small, end...)
 		o.goodbye = ""
 	}
-	s := o.granting
-	o.granting = nil
-	for s != nil {
-		next := s.nextGrant
-		s.granting, s.nextGrant = false, nil
-		if n := s.credit; n > 0 && !s.opened { // its OPEN is still in the queue
-			s.credit = 0
-			defer o.grant(s, n)
-		} else if n > 0 {
+	for s := o.granting.first; s != nil; {
+		next := s.granting.next
+		if s.opened { // else its OPEN is still in the queue
 			p.small = frame.Header{Length: 4, Type: frame.Credit, Stream: s.id}.Append(p.small)
-			p.small = frame.AppendCredit(p.small, n)
+			p.small = frame.AppendCredit(p.small, s.credit)
 			s.credit = 0
+			o.granting.remove(s)
 		}
 		s = next
 	}

@@ -110,13 +110,23 @@ func (r *Relay) Drain() {
 // Running returns how many requests are not over.
 func (r *Relay) Running() int { return int(r.running.Load()) }
 
-// reserve takes n bytes of the budget, if it has them.
-func (r *Relay) reserve(n int64) bool {
-	if r.reserved.Add(n) <= r.limits.Memory {
+// channelShare is how many times what is free of the budget one channel may hold: alone 4/5 of all, two
+// of them 4/9 each. So there is always some for the others.
+const channelShare = 4
+
+// reserve takes n bytes of the budget for ch, if it has them.
+func (r *Relay) reserve(ch *channel, n int64) bool {
+	all, its := r.reserved.Add(n), ch.reserved.Add(n)
+	if all <= r.limits.Memory && its <= channelShare*(r.limits.Memory-all+n) {
 		return true
 	}
-	r.reserved.Add(-n)
+	r.release(ch, n)
 	return false
+}
+
+func (r *Relay) release(ch *channel, n int64) {
+	r.reserved.Add(-n)
+	ch.reserved.Add(-n)
 }
 
 // channel is what the connections with one channel id share.
@@ -124,13 +134,14 @@ type channel struct {
 	id        uuid.UUID
 	turn      atomic.Uint64           // how often a provider was chosen
 	providers atomic.Pointer[[]*Conn] // never changed in place
+	reserved  atomic.Int64            // of Relay.reserved
 	conns     []*Conn                 // guarded by Relay.mu
 }
 
 // NewConn returns a connection that is not yet connected. Its Out.Flush is to be set.
 func (r *Relay) NewConn(role frame.Role, id uuid.UUID) *Conn {
 	c := &Conn{relay: r, role: role, id: id, legs: map[uint64]*leg{}}
-	c.Out.running = func() int { return len(c.legs) }
+	c.Out.init(func() int { return len(c.legs) })
 	return c
 }
 
@@ -163,10 +174,10 @@ func (ch *channel) setProviders() {
 func (r *Relay) retire(c *Conn, gone bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	c.leaving = true
-	if c.channel == nil {
-		return // it was never connected
+	if c.channel == nil || c.leaving && !gone {
+		return // it was never connected, or said so before
 	}
+	c.leaving = true
 	if gone {
 		c.channel.conns = slices.DeleteFunc(c.channel.conns, func(other *Conn) bool { return other == c })
 	}
