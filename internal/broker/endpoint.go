@@ -278,13 +278,16 @@ func (e *Endpoint) receiveOpen(f *Frame, now int64, b *Batch) error {
 		return violation("OPEN of stream %d after %d", f.Stream, e.last)
 	}
 	e.last = f.Stream
-	if e.lost != nil { // it says goodbye: the relay sees to the request
-		e.Out.mu.Unlock()
-		return nil
+	leaving := e.lost != nil
+	earlier := false
+	if !leaving {
+		e.table[f.Stream] = s
+		earlier = e.clock.add(s)
 	}
-	e.table[f.Stream] = s
-	earlier := e.clock.add(s)
 	e.Out.mu.Unlock()
+	if leaving {
+		return nil // the relay sees to the request
+	}
 	if earlier && e.alarm != nil {
 		e.alarm()
 	}
