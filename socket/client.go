@@ -30,6 +30,8 @@ const (
 	clientRest  = 5 * time.Second
 	// clientGoodbye is how long a broker may take to read what was answered before a client was closed.
 	clientGoodbye = time.Second
+	// forever is longer than a connection lives whose peer does nothing.
+	forever = 24 * time.Hour
 )
 
 // client is what consumers and providers share: it keeps one connection to the broker up. One goroutine
@@ -283,7 +285,7 @@ func (c *client) close() {
 	c.cancel()
 	var wg sync.WaitGroup
 	for _, s := range sessions {
-		wg.Go(s.sayGoodbye)
+		wg.Go(func() { s.sayGoodbye(clientGoodbye, linkFarewell) })
 	}
 	wg.Wait()
 	c.wg.Wait()
@@ -291,17 +293,18 @@ func (c *client) close() {
 }
 
 // sayGoodbye ends the session. Its connection is closed when the broker has closed it: before, what that
-// has not read might be lost with it.
-func (s *session) sayGoodbye() {
+// has not read might be lost with it. The broker has the given times to let everything be written, and to
+// read it.
+func (s *session) sayGoodbye(toWrite, toRead time.Duration) {
 	defer s.link.close()
 	s.endpoint.Abandon(ErrClosed)
 	s.link.flush()
-	if !s.link.drain(clientGoodbye) {
+	if !s.link.drain(toWrite) {
 		return
 	}
 	s.endpoint.Out.Control(frame.GoAway, frame.AppendEnd(nil, frame.Stopped, ""))
 	s.link.flush()
-	patience := time.NewTimer(linkFarewell)
+	patience := time.NewTimer(toRead)
 	defer patience.Stop()
 	select {
 	case <-s.link.done:

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 )
@@ -22,9 +24,9 @@ const leavePatience = 2 * time.Second
 const maxIdleHandlers = 64
 
 // Serve answers requests with h, each in a goroutine, until ctx ends or the provider is closed. When ctx
-// ends the broker is told to send no more requests to this provider; those that are there are answered,
-// and then Serve returns nil. Close the provider after it: it takes no requests any more. After Close
-// Serve returns ErrClosed, once the handlers have returned.
+// ends the broker is told to send no more requests to this provider; those that are there are answered, and
+// when the broker has read the answers Serve returns nil. Close the provider after it: it takes no requests
+// any more. After Close Serve returns ErrClosed, once the handlers have returned.
 //
 // At most as many handlers run at once as the broker lets requests run on a connection (Limits.Streams). The
 // end of the context of one Serve is that of all: the broker sends the provider no more requests.
@@ -46,10 +48,12 @@ func (p *Provider) Serve(ctx context.Context, h Handler) error {
 	p.mu.Unlock()
 	handlers.Wait()
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.closed {
+	closed := p.closed
+	p.mu.Unlock()
+	if closed {
 		return ErrClosed
 	}
+	p.deliver()
 	return nil
 }
 
@@ -59,10 +63,7 @@ func (p *Provider) leave() {
 	c := p.client
 	c.mu.Lock()
 	c.retired = true
-	sessions := make([]*session, 0, len(c.sessions))
-	for s := range c.sessions {
-		sessions = append(sessions, s)
-	}
+	sessions := slices.Collect(maps.Keys(c.sessions))
 	c.mu.Unlock()
 	patience := time.NewTimer(leavePatience)
 	defer patience.Stop()
@@ -79,6 +80,20 @@ func (p *Provider) leave() {
 	p.leaving = true
 	p.arrived.Broadcast()
 	p.mu.Unlock()
+}
+
+// deliver waits until the broker has read every answer, and then ends the connection; unless there are
+// requests that Receive gave out: those may still be answered.
+func (p *Provider) deliver() {
+	c := p.client
+	c.mu.Lock()
+	sessions := slices.Collect(maps.Keys(c.sessions))
+	c.mu.Unlock()
+	for _, s := range sessions {
+		if s.link.drain(forever) && s.endpoint.Running() == 0 {
+			s.sayGoodbye(forever, forever)
+		}
+	}
 }
 
 // handle takes requests and answers them. While it answers one another goroutine waits for the next, so
