@@ -251,3 +251,22 @@ func piped(chunks ...[]byte) io.Reader {
 	}()
 	return r
 }
+
+// othersRequests sends one request after the other until quit is closed, and gives the longest time one took.
+func othersRequests(t *testing.T, c *socket.Consumer, quit <-chan struct{}, worst chan<- time.Duration) {
+	var longest time.Duration
+	defer func() { worst <- longest }()
+	for {
+		select {
+		case <-quit:
+			return
+		case <-time.After(time.Millisecond):
+		}
+		began := time.Now()
+		if got, err := exchange(c, "meanwhile", 5*time.Second); err != nil || got != "meanwhile" {
+			t.Errorf("a request on another channel: got %q, %v", got, err)
+			return
+		}
+		longest = max(longest, time.Since(began))
+	}
+}

@@ -208,25 +208,6 @@ func TestBrokerProviderIsPaused(t *testing.T) {
 	}
 }
 
-// othersRequests sends one request after the other until quit is closed, and gives the longest time one took.
-func othersRequests(t *testing.T, c *socket.Consumer, quit <-chan struct{}, worst chan<- time.Duration) {
-	var longest time.Duration
-	defer func() { worst <- longest }()
-	for {
-		select {
-		case <-quit:
-			return
-		case <-time.After(time.Millisecond):
-		}
-		began := time.Now()
-		if got, err := exchange(c, "meanwhile", 5*time.Second); err != nil || got != "meanwhile" {
-			t.Errorf("a request on another channel: got %q, %v", got, err)
-			return
-		}
-		longest = max(longest, time.Since(began))
-	}
-}
-
 // Much data each way through three processes, none of which holds it.
 func TestBrokerMemoryOfMuchData(t *testing.T) {
 	size, limit := int64(256<<20), int64(64<<20)
