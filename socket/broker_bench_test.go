@@ -51,6 +51,32 @@ func BenchmarkBrokerEcho(b *testing.B) {
 	})
 }
 
+// Requests one after the other, whose answers nobody reads.
+func BenchmarkThroughput(b *testing.B) {
+	server := socket.NewServer("0", quietBroker())
+	if err := server.Start(); err != nil {
+		b.Fatal(err)
+	}
+	defer server.Stop()
+	channelID, testData := uuid.New(), make([]byte, 1024)
+	provider, err := socket.NewProvider("127.0.0.1:"+server.Port(), channelID, quietBroker())
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer provider.Close()
+	go func() { _ = provider.Serve(context.Background(), echoHandler) }()
+	consumer, err := socket.NewConsumer("127.0.0.1:"+server.Port(), channelID, quietBroker())
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer consumer.Close()
+	for b.Loop() {
+		if _, err := consumer.Send(bytes.NewReader(testData), 5*time.Second); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
 // One 64-byte echo after the other, beside what stands still: nothing, a transfer on another channel whose
 // provider does not read, and 200 answers on the same connection that nobody reads. The metrics are medians
 // and 99th percentiles of the single requests.

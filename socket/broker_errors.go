@@ -105,7 +105,7 @@ func codeError(e *broker.Error) error {
 	case frame.Protocol:
 		err = errBadProtocol
 	default:
-		err = e
+		return e
 	}
 	if e.Reason != "" {
 		return fmt.Errorf("%w: %s", err, e.Reason)

@@ -61,8 +61,9 @@ type Limits struct {
 	Window int
 	// Memory is a budget in bytes for what all requests have on their way. A request reserves 64 KiB for
 	// its answer, and as much for what it sends unless it is sent whole at first; more as its windows grow.
-	// Past it new requests get ErrBusy; of what is free one channel may take four fifths. The server needs
-	// at most twice as much, and 128 KiB for each connection. Default 512 MiB, at least 128 KiB.
+	// Past it new requests get ErrBusy; one channel may hold at most four times what is free: alone four
+	// fifths of all. The server needs at most twice as much, and up to 1 MiB for each connection whose peer
+	// does not read (128 KiB for others). Default 512 MiB, at least 128 KiB.
 	Memory int64
 }
 
@@ -71,7 +72,7 @@ func (l Limits) withDefaults() Limits {
 	l.Connections = positiveOr(l.Connections, 4096)
 	l.Streams = min(positiveOr(l.Streams, 8192), math.MaxInt32)
 	l.Window = min(max(positiveOr(l.Window, 1<<20), frame.InitialWindow), 1<<30)
-	l.Memory = max(positiveOr(l.Memory, 512<<20), 2*frame.InitialWindow)
+	l.Memory = min(max(positiveOr(l.Memory, 512<<20), 2*frame.InitialWindow), 1<<50)
 	l.HandshakeTimeout = min(positiveOr(l.HandshakeTimeout, most), most)
 	return l
 }
@@ -136,7 +137,8 @@ func WithLogger(log *slog.Logger) Option {
 
 // WithAuthorizer makes a server ask f about every client, after the token was found right. An error
 // refuses the client, which gets ErrUnauthorized; what it says is logged and not sent. f is called by
-// several goroutines at once. It counts as part of the handshake: where it takes too long the client is refused.
+// several goroutines at once. It is part of the handshake's time (Limits.HandshakeTimeout): when that is over
+// the connection is closed without a word, and f is left to run; Stop does not wait for it.
 func WithAuthorizer(f func(Peer) error) ServerOption {
 	return option{server: func(c *serverConfig) { c.authorize = f }}
 }

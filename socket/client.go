@@ -60,9 +60,8 @@ type client struct {
 
 // sessionEvents are what a session tells its client.
 type sessionEvents struct {
-	make    func() *broker.Stream // see broker.EndpointConfig
-	accept  func(*broker.Stream)
-	drained func(*session)
+	make   func() *broker.Stream // see broker.EndpointConfig
+	accept func(*broker.Stream)
 }
 
 // session is one connection of a client, after the handshake.
@@ -145,7 +144,7 @@ func (c *client) redial(last *session) *session {
 			c.cfg.log.Info("connected to the broker again", "address", c.addr, "role", c.role.String(), "tries", try+1)
 			return s
 		}
-		if c.life.Err() != nil {
+		if c.ending() {
 			return nil
 		}
 		if try == 0 {
@@ -227,12 +226,7 @@ func (c *client) begin(conn net.Conn, welcome frame.WelcomePayload) (*session, e
 	s.clock = newClock(func(now int64) int64 { return s.endpoint.Expire(now) }, func(now int64) { s.link.watch(now) })
 	s.endpoint = broker.NewEndpoint(broker.EndpointConfig{
 		Role: frame.Role(c.role), Welcome: welcome, Make: c.events.make, Accept: c.events.accept, Alarm: s.clock.alarm,
-		Drained: func() {
-			s.leave.Do(func() { close(s.leaving) })
-			if c.events.drained != nil {
-				c.events.drained(s)
-			}
-		},
+		Drained: func() { s.leave.Do(func() { close(s.leaving) }) },
 	})
 	c.mu.Lock()
 	defer c.mu.Unlock()

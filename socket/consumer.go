@@ -92,7 +92,8 @@ func (c *Consumer) SendContext(ctx context.Context, r io.Reader) (io.ReadCloser,
 }
 
 // Close ends the connection. Running requests get ErrClosed, and so does every later call. It returns when
-// all goroutines have ended, but for one that is in a request's own reader. It is idempotent and returns nil.
+// the connection has ended; goroutines that send requests end at once, but for one that is in a request's own
+// reader. It is idempotent and returns nil.
 func (c *Consumer) Close() error {
 	c.client.close()
 	return nil
@@ -204,7 +205,13 @@ type answer struct {
 
 // follow ends the request when ctx ends.
 func (a *answer) follow(ctx context.Context) {
-	stop := context.AfterFunc(ctx, func() { a.stream.End(ctx.Err(), frame.Cancelled) })
+	stop := context.AfterFunc(ctx, func() {
+		code := frame.Cancelled
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			code = frame.Deadline
+		}
+		a.stream.End(ctx.Err(), code)
+	})
 	a.mu.Lock()
 	a.stop = stop
 	over := a.over

@@ -6,16 +6,16 @@ import (
 )
 
 var (
-	// ErrNotConnected: no connection to the service is up. The message was not sent.
+	// ErrNotConnected: no connection to the service, or to the broker, is up. Nothing was sent.
 	ErrNotConnected = errors.New("socket: not connected")
-	// ErrClosed: the manager was closed.
+	// ErrClosed: the manager, consumer, provider or server was closed.
 	ErrClosed = errors.New("socket: closed")
-	// ErrUnauthorized: the service refused the key in the handshake (401 or 403).
+	// ErrUnauthorized: the service refused the key in the handshake (401 or 403), or the broker the token or the client.
 	ErrUnauthorized = errors.New("socket: unauthorized")
-	// ErrTimeout: no reply came in time; the message may have been acted on.
+	// ErrTimeout: no reply came in time, or the request's time is over; it may have been acted on.
 	// errors.Is(err, context.DeadlineExceeded) holds too.
 	ErrTimeout error = timeoutError{}
-	// ErrConnectionLost: the connection ended after the message was written and before its reply came;
+	// ErrConnectionLost: the connection ended after the message or request was written and before its reply came;
 	// the message may have been acted on.
 	ErrConnectionLost = errors.New("socket: connection lost before the reply")
 	// ErrQueueFull: the connection's queue of unsent bytes is full. The message was not sent.

@@ -227,7 +227,7 @@ func closeWrite(conn net.Conn) {
 // finish waits, not for long, until all that was put in is written, and then says that nothing more comes.
 // It returns false where the peer does not take it.
 func (l *link) finish() bool {
-	if !l.drain(linkFarewell) {
+	if !l.await(linkFarewell, l.out.Finish) {
 		return false
 	}
 	closeWrite(l.conn)
@@ -235,10 +235,12 @@ func (l *link) finish() bool {
 }
 
 // drain waits until all that was put in is written, and returns false where the peer does not take it in time.
-func (l *link) drain(patience time.Duration) bool {
+func (l *link) drain(patience time.Duration) bool { return l.await(patience, l.out.Idle) }
+
+func (l *link) await(patience time.Duration, idle func() bool) bool {
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
-	for end := time.Now().Add(patience); !l.out.Idle(); {
+	for end := time.Now().Add(patience); !idle(); {
 		select {
 		case <-tick.C:
 		case <-l.done:

@@ -303,8 +303,8 @@ func errorMessage(err error) (message string) {
 }
 
 // Close ends the connection. Consumers whose requests run get ErrProviderLost, Receive returns false and
-// Serve ErrClosed. It returns when all goroutines of the provider have ended, but for handlers and for
-// one that is in an answer's own reader. It is idempotent and returns nil.
+// Serve ErrClosed. It returns when the connection has ended; goroutines that send answers end at once, but
+// for one that is in an answer's own reader. It is idempotent and returns nil.
 func (p *Provider) Close() error {
 	p.mu.Lock()
 	p.closed = true

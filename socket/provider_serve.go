@@ -13,7 +13,8 @@ import (
 )
 
 // Handler answers a request. ctx is the request's Context. The answer is what the reader has, to its end;
-// one that is an io.Closer is closed afterwards. An error is sent in its place.
+// one that is an io.Closer is closed afterwards; where nobody waits for the answer any more, perhaps while its
+// Read runs. An error is sent in its place.
 type Handler func(ctx context.Context, r *Request) (io.Reader, error)
 
 // leavePatience is how long the broker may take to say that it sends no more requests. What comes later is
@@ -65,15 +66,14 @@ func (p *Provider) leave() {
 	c.retired = true
 	sessions := slices.Collect(maps.Keys(c.sessions))
 	c.mu.Unlock()
-	patience := time.NewTimer(leavePatience)
-	defer patience.Stop()
+	patience, cancel := context.WithTimeout(c.life, leavePatience)
+	defer cancel()
 	for _, s := range sessions {
 		s.endpoint.Leave()
 		select {
 		case <-s.leaving:
 		case <-s.ended:
-		case <-patience.C:
-		case <-c.life.Done():
+		case <-patience.Done():
 		}
 	}
 	p.mu.Lock()

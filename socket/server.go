@@ -147,7 +147,7 @@ func (s *Server) Port() string {
 }
 
 // Stop stops the server: it takes no new requests, gives the running ones half a second to finish, ends
-// all connections and returns when every goroutine has ended. It is idempotent, may be called while a
+// all connections and returns when every goroutine has ended, but for one that is in the authorizer. It is idempotent, may be called while a
 // Shutdown waits, which then ends too, and always returns nil.
 func (s *Server) Stop() error {
 	ctx, cancel := context.WithTimeout(context.Background(), stopPatience)
@@ -246,13 +246,7 @@ func (s *Server) cut() {
 
 // watch is called by the clock now and then.
 func (s *Server) watch(now int64) {
-	s.mu.Lock()
-	conns := make([]*serverConn, 0, len(s.conns))
-	for c := range s.conns {
-		conns = append(conns, c)
-	}
-	s.mu.Unlock()
-	for _, c := range conns {
+	for _, c := range s.connections() {
 		c.link.watch(now)
 	}
 }

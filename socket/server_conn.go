@@ -12,8 +12,6 @@ import (
 	"net"
 	"time"
 
-	"github.com/google/uuid"
-
 	"github.com/usageflow/usageflow-go-middleware/internal/broker"
 	"github.com/usageflow/usageflow-go-middleware/internal/frame"
 )
@@ -134,23 +132,31 @@ func (c *serverConn) judge(hello frame.HelloPayload, deadline time.Time) (frame.
 		s.counts.unauthorized.Add(1)
 		return frame.Unauthorized, "wrong token"
 	}
-	if err := c.authorize(deadline); err != nil {
+	code, err := c.authorize(deadline)
+	switch code {
+	case frame.Unauthorized:
 		s.counts.unauthorized.Add(1)
 		s.cfg.log.Warn("a client was refused", "role", c.peer.Role.String(), "channel", c.peer.Channel, "remote", c.peer.RemoteAddr.String(), "error", err)
-		return frame.Unauthorized, "refused"
+		return code, "refused"
+	case frame.Busy:
+		s.counts.full.Add(1)
+	}
+	if code != 0 {
+		return code, err.Error()
 	}
 	return 0, ""
 }
 
-// authorize asks the user's authorizer, which may do anything. One that does not return in time is left behind.
-func (c *serverConn) authorize(deadline time.Time) error {
+// authorize asks the user's authorizer, which may do anything. One that does not return in time is left
+// behind. The code is 0 where it lets the client in.
+func (c *serverConn) authorize(deadline time.Time) (frame.Code, error) {
 	s := c.server
 	if s.cfg.authorize == nil {
-		return nil
+		return 0, nil
 	}
 	if s.authorizing.Add(1) > int64(s.cfg.limits.Connections) {
 		s.authorizing.Add(-1)
-		return errors.New("too many clients wait for the authorizer")
+		return frame.Busy, errors.New("too many clients wait for the authorizer")
 	}
 	said := make(chan error, 1)
 	go func() {
@@ -168,11 +174,14 @@ func (c *serverConn) authorize(deadline time.Time) error {
 	defer timer.Stop()
 	select {
 	case err := <-said:
-		return err
+		if err != nil {
+			return frame.Unauthorized, err
+		}
+		return 0, nil
 	case <-timer.C:
-		return errors.New("the authorizer took too long")
+		return frame.Unauthorized, errors.New("the authorizer took too long")
 	case <-s.leaving:
-		return errors.New("the broker is stopping")
+		return frame.Draining, errors.New("the broker is stopping")
 	}
 }
 
@@ -236,49 +245,4 @@ func (c *serverConn) leave() {
 	c.link.close()
 	c.node.Close()
 	c.link.wait()
-}
-
-// maxHandshake is the size of the largest payload of a HELLO or WELCOME, or of a GOAWAY in their place.
-const maxHandshake = frame.MaxToken + 64
-
-// readHandshake reads one frame, and nothing of what comes after it. Where the peer says GOAWAY instead
-// of what is wanted, that is the error.
-func readHandshake(r io.Reader, want frame.Type) ([]byte, error) {
-	var header [frame.HeaderSize]byte
-	if _, err := io.ReadFull(r, header[:]); err != nil {
-		return nil, err
-	}
-	h, err := frame.ParseHeader(header[:])
-	if err != nil {
-		return nil, err
-	}
-	if h.Length > maxHandshake || h.Type != want && h.Type != frame.GoAway {
-		return nil, fmt.Errorf("%w: %v of %d bytes in place of %v", broker.ErrProtocol, h.Type, h.Length, want)
-	}
-	payload := make([]byte, h.Length)
-	if _, err := io.ReadFull(r, payload); err != nil {
-		return nil, err
-	}
-	if h.Type == frame.GoAway {
-		code, reason, err := frame.ParseEnd(payload)
-		if err != nil {
-			return nil, err
-		}
-		return nil, &broker.Error{Code: code, Reason: reason}
-	}
-	return payload, nil
-}
-
-func writeHandshake(w io.Writer, t frame.Type, payload []byte) error {
-	b := frame.Header{Length: uint32(len(payload)), Type: t}.Append(nil)
-	_, err := w.Write(append(b, payload...))
-	return err
-}
-
-// hello is what a client says first.
-func hello(role Role, channel uuid.UUID, token string) []byte {
-	return frame.HelloPayload{
-		MinVersion: frame.ProtocolVersion, MaxVersion: frame.ProtocolVersion,
-		Role: frame.Role(role), Channel: channel, Token: token,
-	}.Append(nil)
 }

@@ -14,8 +14,8 @@ type serverCounts struct {
 	bytesIn, bytesOut                       atomic.Uint64 // of connections that have ended
 }
 
-// ServerStats is what a server does now and has done since it started. Names that end in no verb of their
-// own count what is there now.
+// ServerStats is what a server does now and has done since it started. Consumers, Providers, Handshakes,
+// Streams, Reserved and Channels are of now; the rest counts since the start.
 type ServerStats struct {
 	// Consumers and Providers are connections; Handshakes are those that have not said who they are.
 	Consumers, Providers, Handshakes int

@@ -69,6 +69,9 @@ func (q *segments) push(s segment) {
 		q.list = q.small[:0]
 	}
 	q.list = append(q.list, s)
+	if len(q.list) == 2 {
+		q.small[0] = segment{} // the list has moved
+	}
 }
 
 func (q *segments) pop() segment {

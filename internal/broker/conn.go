@@ -147,10 +147,10 @@ func (c *Conn) admit(x *exchange, id uint64, up int64) (frame.Code, error) {
 	c.last = id
 	r := c.relay
 	switch {
-	case c.Out.closed:
-		return frame.Stopped, nil
 	case r.leaving.Load():
 		return frame.Draining, nil
+	case c.Out.closed:
+		return frame.Stopped, nil
 	case len(c.legs) >= r.limits.Streams:
 		return frame.Busy, nil
 	case !r.reserve(c.channel, up+frame.InitialWindow):

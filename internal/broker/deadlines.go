@@ -1,5 +1,7 @@
 package broker
 
+import "sync"
+
 // deadline is an entry of deadlines. at is its time.
 type deadline struct {
 	at    int64
@@ -81,4 +83,45 @@ func (d *deadlines[T]) down(i int) {
 		i = child
 	}
 	d.set(i, t)
+}
+
+// deadlineClock is a heap of streams with a lock of its own, a leaf.
+type deadlineClock struct {
+	mu   sync.Mutex
+	heap deadlines[*Stream]
+	next int64 // when Expire will be called; 0 for never
+}
+
+// add says whether Expire has to be called earlier than it would be.
+func (c *deadlineClock) add(s *Stream) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.heap.add(s)
+	if at := s.due().at; c.next == 0 || at < c.next {
+		c.next = at
+		return true
+	}
+	return false
+}
+
+func (c *deadlineClock) remove(s *Stream) {
+	c.mu.Lock()
+	c.heap.remove(s)
+	c.mu.Unlock()
+}
+
+// pop returns one that is due, or the time of the next, 0 for none.
+func (c *deadlineClock) pop(now int64) (s *Stream, ok bool, next int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	first, ok := c.heap.first()
+	if ok && first.due().at <= now {
+		c.heap.remove(first)
+		return first, true, 0
+	}
+	c.next = 0
+	if ok {
+		c.next = first.due().at
+	}
+	return nil, false, c.next
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"maps"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -58,7 +57,7 @@ type Endpoint struct {
 	leaving bool  // the relay takes no new requests here
 	lost    error // why the connection ended
 
-	clock deadlineClock[*Stream]
+	clock deadlineClock
 }
 
 // EndpointConfig is what an Endpoint is made of. See its fields.
@@ -81,47 +80,6 @@ func NewEndpoint(cfg EndpointConfig) *Endpoint {
 	e.Out.init(func() int { return len(e.table) })
 	e.Out.Flush = cfg.Flush
 	return e
-}
-
-// deadlineClock is a heap of deadlines with a lock of its own, a leaf.
-type deadlineClock[T interface{ due() *deadline }] struct {
-	mu   sync.Mutex
-	heap deadlines[T]
-	next int64 // when Expire will be called; 0 for never
-}
-
-// add says whether Expire has to be called earlier than it would be.
-func (c *deadlineClock[T]) add(t T) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.heap.add(t)
-	if at := t.due().at; c.next == 0 || at < c.next {
-		c.next = at
-		return true
-	}
-	return false
-}
-
-func (c *deadlineClock[T]) remove(t T) {
-	c.mu.Lock()
-	c.heap.remove(t)
-	c.mu.Unlock()
-}
-
-// pop returns one that is due, or the time of the next, 0 for none.
-func (c *deadlineClock[T]) pop(now int64) (t T, ok bool, next int64) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	first, ok := c.heap.first()
-	if ok && first.due().at <= now {
-		c.heap.remove(first)
-		return first, true, 0
-	}
-	c.next = 0
-	if ok {
-		c.next = first.due().at
-	}
-	return t, false, c.next
 }
 
 // Expire ends every stream whose time is over and returns when the next one's is, 0 for never.
@@ -304,13 +262,6 @@ func (e *Endpoint) receiveOpen(f *Frame, now int64, b *Batch) error {
 func (e *Endpoint) Leave() {
 	e.Out.Control(frame.GoAway, frame.AppendEnd(nil, frame.Draining, ""))
 	e.Out.Flush()
-}
-
-// Leaving says whether the relay takes no new requests on this connection.
-func (e *Endpoint) Leaving() bool {
-	e.Out.mu.Lock()
-	defer e.Out.mu.Unlock()
-	return e.leaving
 }
 
 // Running returns how many streams are open.

@@ -10,9 +10,6 @@ const (
 	// pendLimit is the size in bytes up to which small frames are put one after another, ready to be
 	// written. What comes on top waits in its stream's queue.
 	pendLimit = 64 << 10
-	// smallCopy is the size in bytes of the largest payload that is copied into memory of its own size, and not
-	// into a Buffer: what waits to be sent is to hold at most twice its own size.
-	smallCopy = 4 << 10
 	// takeLimit is the size in bytes of what is written before anything else gets its turn.
 	takeLimit = 256 << 10
 )
@@ -127,17 +124,10 @@ func (o *Outbox) putCopy(s *sender, t frame.Type, flags frame.Flags, prefix, dat
 	if s.grow && t == frame.Data && o.extend(s, flags, data) {
 		return
 	}
-	var buf *Buffer
-	var b []byte
-	if n <= smallCopy {
-		b = make([]byte, 0, frame.HeaderSize+n)
-	} else {
-		buf = NewBuffer()
-		b = buf.B[:0]
-	}
-	b = frame.Header{Length: uint32(n), Type: t, Flags: flags, Stream: s.id}.Append(b)
+	// Memory of its own size, and not a Buffer: what waits to be sent is to hold at most twice its own size.
+	b := frame.Header{Length: uint32(n), Type: t, Flags: flags, Stream: s.id}.Append(make([]byte, 0, frame.HeaderSize+n))
 	b = append(append(b, prefix...), data...)
-	o.putSegment(s, segment{b, buf}, true)
+	o.putSegment(s, segment{b, nil}, true)
 }
 
 // extend lengthens the frame at the end of s's queue by data. It needs mu.
@@ -229,14 +219,14 @@ func (o *Outbox) Control(t frame.Type, payload []byte) {
 // Ping asks the peer whether it is there.
 func (o *Outbox) Ping() {
 	o.mu.Lock()
-	o.ping = true
+	o.ping = !o.closed
 	o.mu.Unlock()
 }
 
 // answer answers a PING.
 func (o *Outbox) answer(payload []byte) {
 	o.mu.Lock()
-	o.pong = true
+	o.pong = !o.closed
 	copy(o.pongData[:], payload)
 	o.mu.Unlock()
 }
@@ -251,8 +241,10 @@ func (o *Outbox) Written() uint64 {
 // close makes the outbox refuse and forget everything. It needs mu.
 func (o *Outbox) close() {
 	o.closed = true
-	for o.ready.first != nil {
-		o.drop(o.ready.first)
+	for _, l := range []*list{&o.ready, &o.granting} {
+		for l.first != nil {
+			o.drop(l.first)
+		}
 	}
 	o.pend = nil
 	o.ping, o.pong, o.goodbye = false, false, ""
@@ -262,7 +254,7 @@ func (o *Outbox) close() {
 type Parcel struct {
 	small []byte // goes first
 	large []segment
-	off   int    // of what goes next: in small, or in the first of large that has a buffer
+	off   int    // of what goes next: in small, or in large[next]
 	next  int    // -1 for small, else an index of large
 	legs  []*leg // to be told
 }
@@ -318,6 +310,18 @@ func (o *Outbox) Idle() bool {
 		return false
 	}
 	o.pend = nil
+	return true
+}
+
+// Finish makes the outbox refuse everything from now on, if all that was put in has been written. It says
+// whether that is so.
+func (o *Outbox) Finish() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.writing || !o.empty() {
+		return false
+	}
+	o.closed, o.pend = true, nil
 	return true
 }
 

@@ -147,6 +147,15 @@ func (r *Relay) NewConn(role frame.Role, id uuid.UUID) *Conn {
 
 // Connect makes c one that is served, and a provider one that may be chosen.
 func (r *Relay) Connect(c *Conn) {
+	r.connect(c)
+	if r.leaving.Load() { // Drain may not have seen it
+		c.Out.mu.Lock()
+		c.Out.sayGoodbye("the broker is stopping")
+		c.Out.mu.Unlock()
+	}
+}
+
+func (r *Relay) connect(c *Conn) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	ch := r.channels[c.id]

@@ -18,7 +18,7 @@ const (
 	Protocol                     // the peer broke the protocol
 	Unauthorized                 // the broker does not let the client in
 	BadVersion                   // the broker speaks no version that the client speaks
-	Unresponsive                 // the peer did not answer, or did not read, in time
+	Unresponsive                 // the peer did not answer in time
 	Stopped                      // the broker, or the client, was closed
 )
 
