@@ -1,6 +1,7 @@
 package socket_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -329,5 +330,43 @@ func TestBrokerUnreadRefusals(t *testing.T) {
 	}
 	if took := returnsWithin(t, 10*time.Second, "Stop", func() { _ = rig.server.Stop() }); took > 2*time.Second {
 		t.Errorf("Stop took %v", took)
+	}
+}
+
+// A request that comes when the broker has said its last word does not cost the client what it has yet to read.
+func TestBrokerShutdownAndALateRequest(t *testing.T) {
+	const size = 900 << 10
+	rig := newBrokerRig(t)
+	rig.answering(func(context.Context, *socket.Request) (io.Reader, error) {
+		return bytes.NewReader(make([]byte, size)), nil
+	})
+	c := rig.byHand(socket.RoleConsumer)
+	_ = c.conn.(*net.TCPConn).SetReadBuffer(16 << 10)
+	c.write(appendFrame(appendOpen(nil, frame.FlagEnd, 1, time.Minute), frame.Credit, 0, 1, frame.AppendCredit(nil, size)))
+	eventually(t, "the answer is given to the network", func() bool { return rig.server.Stats().Requests.Completed == 1 })
+	down := make(chan error, 1)
+	go func() { down <- rig.server.Shutdown(context.Background()) }()
+	eventually(t, "the broker listens no more", func() bool {
+		conn, err := net.Dial("tcp", rig.addr)
+		if err == nil {
+			_ = conn.Close()
+		}
+		return err != nil
+	})
+	time.Sleep(50 * time.Millisecond) // for the last word; where it comes later this shows less
+	c.write(appendOpen(nil, frame.FlagEnd, 2, time.Minute))
+	c.write(appendFrame(nil, frame.Credit, 0, 1, frame.AppendCredit(nil, 1000)))
+	got := 0
+	for h, payload := c.read(); h.Type != frame.GoAway; h, payload = c.read() {
+		if h.Type == frame.Head || h.Type == frame.Data {
+			got += len(payload)
+		}
+	}
+	if got != size {
+		t.Errorf("%d bytes of the answer have come, want %d", got, size)
+	}
+	_ = c.conn.Close()
+	if err := await(t, down, "Shutdown returns"); err != nil {
+		t.Errorf("Shutdown: %v", err)
 	}
 }
