@@ -85,6 +85,7 @@ func (l *link) flush() {
 		for b := l.parcel.Next(0); b != nil; {
 			n, err := l.try(b)
 			if err != nil {
+				l.parcel.Drop()
 				l.close() // the reader sees it
 				return
 			}
@@ -107,6 +108,7 @@ func (l *link) write() {
 		}
 		for more := true; more; more = l.out.Take(&l.parcel) {
 			if err := l.writeParcel(); err != nil {
+				l.parcel.Drop()
 				l.close()
 				return
 			}

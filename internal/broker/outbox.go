@@ -62,55 +62,6 @@ type sender struct {
 	leg *leg // whose it is, in the broker
 }
 
-// node is a sender's place in a list.
-type node struct {
-	listed     bool
-	prev, next *sender
-}
-
-// list is a queue of senders. A sender whose stream is over is in none: it would keep the stream alive.
-type list struct {
-	first, last *sender
-	at          func(*sender) *node // which of a sender's places the list uses
-}
-
-func readyNode(s *sender) *node    { return &s.ready }
-func grantingNode(s *sender) *node { return &s.granting }
-
-// push appends s, unless it is in the list.
-func (l *list) push(s *sender) {
-	n := l.at(s)
-	if n.listed {
-		return
-	}
-	*n = node{listed: true, prev: l.last}
-	if l.last == nil {
-		l.first = s
-	} else {
-		l.at(l.last).next = s
-	}
-	l.last = s
-}
-
-// remove takes s out, if it is in the list.
-func (l *list) remove(s *sender) {
-	n := l.at(s)
-	if !n.listed {
-		return
-	}
-	if n.prev == nil {
-		l.first = n.next
-	} else {
-		l.at(n.prev).next = n.next
-	}
-	if n.next == nil {
-		l.last = n.prev
-	} else {
-		l.at(n.next).prev = n.prev
-	}
-	*n = node{}
-}
-
 // putCopy queues a frame whose payload is prefix and data. It needs mu.
 func (o *Outbox) putCopy(s *sender, t frame.Type, flags frame.Flags, prefix, data []byte) {
 	n := len(prefix) + len(data)
@@ -250,46 +201,6 @@ func (o *Outbox) close() {
 	o.ping, o.pong, o.goodbye = false, false, ""
 }
 
-// Parcel is what the writer takes at once. Its memory is used again and again; it belongs to the writer.
-type Parcel struct {
-	small []byte // goes first
-	large []segment
-	off   int    // of what goes next: in small, or in large[next]
-	next  int    // -1 for small, else an index of large
-	legs  []*leg // to be told
-}
-
-// Next returns what is to be written next, nil once nothing is left. n bytes of what it returned before
-// were written.
-func (p *Parcel) Next(n int) []byte {
-	p.off += n
-	if p.next < 0 {
-		if p.off < len(p.small) {
-			return p.small[p.off:]
-		}
-		p.next, p.off = 0, 0
-	}
-	for ; p.next < len(p.large); p.next++ {
-		s := &p.large[p.next]
-		if p.off < len(s.data) {
-			return s.data[p.off:]
-		}
-		p.off = 0
-		s.buf.Release()
-		*s = segment{}
-	}
-	return nil
-}
-
-// Drop forgets what was not written.
-func (p *Parcel) Drop() {
-	for i := max(p.next, 0); i < len(p.large); i++ {
-		p.large[i].buf.Release()
-		p.large[i] = segment{}
-	}
-	p.small, p.large = nil, nil
-}
-
 // Begin makes the caller the writer, if nobody is and there is something to write. It then calls Take
 // until that returns false. shared says that there are several streams: others may have something to add.
 func (o *Outbox) Begin() (ok, shared bool) {
@@ -387,14 +298,6 @@ func (o *Outbox) takeTurn(p *Parcel) int {
 // maxTurns bounds the streams that get their turn in one Take.
 const maxTurns = 16
 
-// count returns how many senders l holds, at most limit.
-func (l *list) count(limit int) (n int) {
-	for s := l.first; s != nil && n < limit; s = l.at(s).next {
-		n++
-	}
-	return n
-}
-
 // takeControl takes the control frames. They come after the small frames, one of which may open the
 // stream that they speak of, and ahead of what waits in queues.
 func (o *Outbox) takeControl(p *Parcel) {
@@ -423,26 +326,4 @@ func (o *Outbox) takeControl(p *Parcel) {
 		}
 		s = next
 	}
-}
-
-// Batch collects the outboxes that were put into, so that each is flushed once, after everything that
-// was read at once has been dealt with. The zero value is ready; it belongs to one goroutine.
-type Batch struct{ touched []*Outbox }
-
-func (b *Batch) touch(o *Outbox) {
-	for _, t := range b.touched {
-		if t == o {
-			return
-		}
-	}
-	b.touched = append(b.touched, o)
-}
-
-// Flush flushes what was touched.
-func (b *Batch) Flush() {
-	for i, o := range b.touched {
-		o.Flush()
-		b.touched[i] = nil
-	}
-	b.touched = b.touched[:0]
 }
