@@ -293,7 +293,7 @@ func (s *session) sayGoodbye(toWrite, toRead time.Duration) {
 	defer s.link.close()
 	s.endpoint.Abandon(ErrClosed)
 	s.link.flush()
-	if !s.link.drain(toWrite) {
+	if !s.link.awaitWritten(toWrite) {
 		return
 	}
 	s.endpoint.Out.Control(frame.GoAway, frame.AppendEnd(nil, frame.Stopped, ""))

@@ -236,9 +236,10 @@ func (l *link) finish() bool {
 	return true
 }
 
-// drain waits until all that was put in is written, and returns false where the peer does not take it in time.
-func (l *link) drain(patience time.Duration) bool { return l.await(patience, l.out.Idle) }
+// awaitWritten waits until all that was put in is written, and returns false where the peer does not take it in time.
+func (l *link) awaitWritten(patience time.Duration) bool { return l.await(patience, l.out.Idle) }
 
+// await waits until idle returns true. It returns false when the patience, or the connection, is over before.
 func (l *link) await(patience time.Duration, idle func() bool) bool {
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()

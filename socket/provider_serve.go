@@ -90,7 +90,7 @@ func (p *Provider) deliver() {
 	sessions := slices.Collect(maps.Keys(c.sessions))
 	c.mu.Unlock()
 	for _, s := range sessions {
-		if s.link.drain(forever) && s.endpoint.Running() == 0 {
+		if s.link.awaitWritten(forever) && s.endpoint.Running() == 0 {
 			s.sayGoodbye(forever, forever)
 		}
 	}

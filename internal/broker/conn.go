@@ -60,14 +60,7 @@ func (c *Conn) Receive(f *Frame, now int64, b *Batch) error {
 	case frame.Reset:
 		return c.receiveReset(f, b)
 	case frame.Ping:
-		if len(f.Payload) != frame.PingSize {
-			return violation("PING of %d bytes", len(f.Payload))
-		}
-		if f.Flags&frame.FlagAck == 0 {
-			c.Out.answer(f.Payload)
-			b.touch(&c.Out)
-		}
-		return nil
+		return c.Out.receivePing(f, b)
 	case frame.GoAway:
 		return c.receiveGoAway(f, b)
 	default:
@@ -330,7 +323,7 @@ func (c *Conn) receiveGoAway(f *Frame, b *Batch) error {
 	c.relay.retire(c, false)
 	c.Out.mu.Lock()
 	c.retired = true
-	c.Out.sayGoodbye("as asked")
+	c.Out.goAway("as asked")
 	c.Out.mu.Unlock()
 	b.touch(&c.Out)
 	return nil

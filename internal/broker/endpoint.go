@@ -171,14 +171,7 @@ func (e *Endpoint) Receive(f *Frame, now int64, b *Batch) error {
 		}
 		return err
 	case frame.Ping:
-		if len(f.Payload) != frame.PingSize {
-			return violation("PING of %d bytes", len(f.Payload))
-		}
-		if f.Flags&frame.FlagAck == 0 {
-			e.Out.answer(f.Payload)
-			b.touch(&e.Out)
-		}
-		return nil
+		return e.Out.receivePing(f, b)
 	case frame.GoAway:
 		return e.receiveGoAway(f)
 	default:

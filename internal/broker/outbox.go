@@ -133,8 +133,8 @@ func (o *Outbox) reset(id uint64, code frame.Code) {
 	o.pend = frame.AppendEnd(o.pend, code, "")
 }
 
-// sayGoodbye makes a GOAWAY follow the last OPEN. It needs mu.
-func (o *Outbox) sayGoodbye(reason string) {
+// goAway makes a GOAWAY follow the last OPEN. It needs mu.
+func (o *Outbox) goAway(reason string) {
 	if !o.closed {
 		o.goodbye = reason
 	}
@@ -174,12 +174,20 @@ func (o *Outbox) Ping() {
 	o.mu.Unlock()
 }
 
-// answer answers a PING.
-func (o *Outbox) answer(payload []byte) {
+// receivePing sees to the answer to a PING.
+func (o *Outbox) receivePing(f *Frame, b *Batch) error {
+	if len(f.Payload) != frame.PingSize {
+		return violation("PING of %d bytes", len(f.Payload))
+	}
+	if f.Flags&frame.FlagAck != 0 {
+		return nil
+	}
 	o.mu.Lock()
 	o.pong = !o.closed
-	copy(o.pongData[:], payload)
+	copy(o.pongData[:], f.Payload)
 	o.mu.Unlock()
+	b.touch(o)
+	return nil
 }
 
 // Written returns how many bytes were taken.

@@ -99,12 +99,17 @@ func (r *Relay) Drain() {
 	r.leaving.Store(true)
 	var b Batch
 	for _, c := range r.conns() {
-		c.Out.mu.Lock()
-		c.Out.sayGoodbye("the broker is stopping")
-		c.Out.mu.Unlock()
+		c.sendAway()
 		b.touch(&c.Out)
 	}
 	b.Flush()
+}
+
+// sendAway tells the client that the relay takes no new requests.
+func (c *Conn) sendAway() {
+	c.Out.mu.Lock()
+	c.Out.goAway("the broker is stopping")
+	c.Out.mu.Unlock()
 }
 
 // Running returns how many requests are not over.
@@ -149,9 +154,7 @@ func (r *Relay) NewConn(role frame.Role, id uuid.UUID) *Conn {
 func (r *Relay) Connect(c *Conn) {
 	r.connect(c)
 	if r.leaving.Load() { // Drain may not have seen it
-		c.Out.mu.Lock()
-		c.Out.sayGoodbye("the broker is stopping")
-		c.Out.mu.Unlock()
+		c.sendAway()
 	}
 }
 
