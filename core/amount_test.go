@@ -46,6 +46,12 @@ func TestAmounts(t *testing.T) {
 			then(w, r)
 		}
 	}
+	anthropic := []string{
+		"event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"id\":\"m\",\"usage\":{\"input_tokens\":25,\"output_tokens\":1}}}\n\n",
+		"event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"delta\":{\"type\":\"text_delta\",\"text\":\"\\\"usage\\\":{\\\"output_tokens\\\":9}\"}}\n\n",
+		"event: message_delta\ndata: {\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\"end_turn\"},\"usage\":{\"output_tokens\":15}}\n\n",
+		"event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n",
+	}
 	for name, tc := range map[string]struct {
 		field            string
 		handler          http.HandlerFunc
@@ -98,11 +104,30 @@ func TestAmounts(t *testing.T) {
 		"deeper than it should be":   {"n", jsonBody(`{"m":{"n":5}}`), 1, 0, 1},
 		"no body":                    {"n", func(http.ResponseWriter, *http.Request) {}, 1, 0, 1},
 		"no JSON":                    {"n", body("text/html", `<p class="n">5</p>`), 1, 0, 1},
-		"compressed": {"n", func(w http.ResponseWriter, _ *http.Request) {
+		"said to be compressed, and is not": {"n", func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Encoding", "gzip")
 			_, _ = io.WriteString(w, `{"n":5}`)
-		}, 1, 0, 1},
-		"many documents": {"n", body("application/x-ndjson", `{"n":5}`+"\n", `{"m":6}`+"\n"), 5, 0, 0},
+		}, 5, 0, 0},
+		"a sum":                      {"in + out", jsonBody(`{"in":2,"out":3}`), 5, 0, 0},
+		"a sum of which one is told": {"in+out", jsonBody(`{"out":3}`), 3, 0, 0},
+		"a sum with a string":        {"in+out", jsonBody(`{"in":"x","out":3}`), 1, 1, 0},
+		"a sum with a negative":      {"in+out", jsonBody(`{"in":-1,"out":3}`), 1, 1, 0},
+		"Anthropic, one answer":      {"usage.total_tokens", jsonBody(`{"type":"message","usage":{"input_tokens":12,"output_tokens":30}}`), 42, 0, 0},
+		"OpenAI, one answer":         {"usage.total_tokens", jsonBody(`{"choices":[],"usage":{"prompt_tokens":12,"completion_tokens":30,"total_tokens":42}}`), 42, 0, 0},
+		"OpenAI responses, one":      {"usage.total_tokens", jsonBody(`{"usage":{"input_tokens":1,"output_tokens":2,"total_tokens":42}}`), 42, 0, 0},
+		"a message is no envelope":   {"usage.total_tokens", jsonBody(`{"message":{"usage":{"total_tokens":3}}}`), 1, 0, 1},
+		"many documents":             {"n", body("application/x-ndjson", `{"n":5}`+"\n", `{"m":6}`+"\n"), 5, 0, 0},
+
+		"lines":                           {"n", body("application/x-ndjson", `{"n":5}`+"\n", `{"n":6}`+"\n"), 6, 0, 0},
+		"lines, the last without its end": {"n", body("application/x-ndjson; charset=utf-8", `{"n":5}`+"\n"+`{"n":6}`), 6, 0, 0},
+		"lines, one of them broken":       {"n", body("application/jsonl", "{\"x\":\"\n", "{\"n\":7}\n", "}}]]{\n"), 7, 0, 0},
+		"records":                         {"n", body("application/json-seq", "\x1e{\"n\":\n5}\n\x1e{\"x\n", "\x1e{\"n\":\n8}\n"), 8, 0, 0},
+		"Ollama":                          {"prompt_eval_count+eval_count", body("application/x-ndjson", `{"message":{"content":"a"},"done":false}`+"\n", `{"done":true,"prompt_eval_count":26,"eval_count":14}`+"\n"), 40, 0, 0},
+		"OpenAI, a stream":                {"usage.total_tokens", sse("data: {\"choices\":[{\"delta\":{}}],\"usage\":null}\n\n", "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":7,\"total_tokens\":12}}\n\ndata: [DONE]\n\n"), 12, 0, 0},
+		"OpenAI responses, a stream":      {"usage.total_tokens", sse("event: response.created\ndata: {\"response\":{\"usage\":null}}\n\n", "event: response.completed\ndata: {\"response\":{\"usage\":{\"input_tokens\":5,\"output_tokens\":7,\"total_tokens\":12}}}\n\n"), 12, 0, 0},
+		"Anthropic, a stream":             {"usage.total_tokens", sse(anthropic...), 40, 0, 0},
+		"Anthropic, by name":              {"usage.input_tokens + usage.output_tokens", sse(anthropic...), 40, 0, 0},
+		"Anthropic, cut off":              {"usage.total_tokens", sse(anthropic[:2]...), 26, 0, 0},
 
 		"last event":                  {"n", sse("data: {\"n\":1}\n\n", "data: {\"n\":2}\n\n"), 2, 0, 0},
 		"DONE":                        {"usage.n", sse("data: {\"usage\":null}\n\ndata: {\"usage\":{\"n\":7}}\n\n", "data: [DONE]\n\n"), 7, 0, 0},
@@ -149,7 +174,7 @@ func TestAmounts(t *testing.T) {
 			if (s.Voided == 1) != (tc.want == 0) || s.Settled+s.Voided != 1 {
 				t.Errorf("stats %+v", s)
 			}
-			for text, n := range map[string]int64{"an amount is negative": tc.invalid, "did not hold the field": tc.unknown} {
+			for text, n := range map[string]int64{"an amount is negative": tc.invalid, "did not tell the amount": tc.unknown} {
 				if h.logs.count(text) != int(min(n, 1)) {
 					t.Errorf("log:\n%s", h.logs)
 				}
@@ -188,8 +213,11 @@ func TestCallAfterItsEnd(t *testing.T) {
 	if u := h.use(); u.Amount != 1 {
 		t.Errorf("amount %v", u.Amount)
 	}
-	if s := h.settled(1); s.Admitted != 1 {
+	if s := h.settled(1); s.Admitted != 1 || s.LateAmounts != 3 {
 		t.Errorf("stats %+v", s)
+	}
+	if h.logs.count("after its request had ended") != 1 {
+		t.Errorf("log:\n%s", h.logs)
 	}
 }
 
@@ -206,6 +234,7 @@ func TestNilCall(t *testing.T) {
 	call.Abort()
 	call.Wrote(http.Header{}, []byte("x"))
 	call.WroteString(http.Header{}, "x")
+	call.Hold()()
 	if s := call.AllocationID() + call.RequestID() + call.Alias(); s != "" {
 		t.Errorf("got %q", s)
 	}

@@ -29,6 +29,18 @@ func (f *Flow) Applies(method, route string) bool {
 	}
 }
 
+// Missed says that a request of the route was served though nobody asked Begin: other middleware sent it to the route
+// behind the adapter's back. If the flow has anything to do for the route, that is counted, and logged the first time.
+func (f *Flow) Missed(method, route string) {
+	if c := f.configuration.Load(); route == "" || f.stopped.Load() || c == nil || c.rule(method, route).idle() {
+		return
+	}
+	if f.counters.missed.Add(1) == 1 {
+		f.log.Error("usageflow: a request was served unmetered, as middleware behind usageflow's chose its route; usageflow's goes behind what rewrites paths or methods. Later ones are only counted",
+			"method", method, "route", route)
+	}
+}
+
 // Begin decides on a request before its handler runs. A Denial is the answer to give in the handler's place. A Call is to
 // be ended when the handler has returned; the handler gets the request that Call.Request makes. Where both are
 // nil, the request passes untouched. Begin waits for the service on rate-limited routes only, for at most
@@ -49,33 +61,59 @@ func (f *Flow) Begin(ctx context.Context, r *Request) (*Call, *Denial) {
 		return nil, nil
 	}
 	if rl.blockedAll {
-		return nil, f.blocked(rl)
+		if denial := f.blocked(rl); denial != nil {
+			return nil, denial
+		}
 	}
 	identity, raw := f.identify(r, rl)
-	if rl.blocks(identity, raw) {
-		return nil, f.blocked(rl)
+	if !rl.blockedAll && rl.blocks(identity, raw) {
+		if denial := f.blocked(rl); denial != nil {
+			return nil, denial
+		}
 	}
 	if !rl.metered {
 		return nil, nil
 	}
 	c := f.newCall(ctx, rl, identity, 1)
 	c.method = r.Method
-	c.rawURL = rl.maskPath(r.URL.Path)
+	c.rawURL = rl.maskPath(r.URL)
 	c.clientIP = r.ClientIP
 	c.userAgent = r.UserAgent()
 	if f.cfg.Capture.any() {
 		f.capture(c, r)
 	}
-	if len(rl.tracked) > 0 {
+	if rl.tracked != nil {
 		c.seen = newResponseScanner(rl.tracked)
 	}
 	return f.admit(ctx, c)
 }
 
+// blocked is the answer to a request of a blocked route; nil in shadow mode.
 func (f *Flow) blocked(rl *rule) *Denial {
+	if f.cfg.Shadow {
+		f.shadow(rl.alias, CodeBlocked)
+		return nil
+	}
 	f.counters.blocked.Add(1)
 	f.observe(Event{Kind: EventBlocked, Alias: rl.alias})
-	return blockedDenial()
+	return f.answer(blockedDenial())
+}
+
+// answer makes the denial be answered as Config.OnDeny says.
+func (f *Flow) answer(d *Denial) *Denial {
+	if f.cfg.OnDeny != nil {
+		d.flow = f
+	}
+	return d
+}
+
+// shadow notes that a request passes in shadow mode which would have been refused.
+func (f *Flow) shadow(alias, code string) {
+	f.counters.shadowed.Add(1)
+	f.observe(Event{Kind: EventShadowed, Alias: alias})
+	f.shadowLog.say(func(more int64) {
+		f.log.Info("usageflow in shadow mode: a request passes that would have been refused", "alias", alias, "code", code, "more_since_last", more)
+	})
 }
 
 // admit reserves: it waits for the answer where the route is limited, and leaves it to the sender where it is not.
@@ -183,10 +221,16 @@ func (f *Flow) ask(ctx context.Context, m *socket.UsageFlowSocketMessage) (*sock
 
 var errNoReply = errors.New("core: the transport gave neither a reply nor an error")
 
+// deny is the answer to a call that the service refused; nil in shadow mode, where it is settled all the same.
 func (f *Flow) deny(c *Call, r *refusal) *Denial {
+	if f.cfg.Shadow {
+		c.known.Store(true)
+		f.shadow(c.alias, CodeRateLimited)
+		return nil
+	}
 	f.counters.denied.Add(1)
 	f.observe(Event{Kind: EventDenied, Alias: c.alias, AllocationID: c.ids[:uuidLen]})
-	return r.denial(time.Now())
+	return f.answer(r.denial(time.Now(), f.cfg.RateLimitHeaders))
 }
 
 // undecided is what happens when no answer came: the request passes, or gets 503 with FailClosed. Its
@@ -197,7 +241,10 @@ func (f *Flow) undecided(ctx context.Context, c *Call, err error) *Denial {
 		f.log.Warn("usageflow gives no decisions", "error", err, "fail_closed", f.cfg.FailClosed)
 		f.observe(Event{Kind: EventOutage, Err: err})
 	}
-	if !f.cfg.FailClosed {
+	if f.cfg.FailClosed && f.cfg.Shadow {
+		f.shadow(c.alias, CodeUnavailable)
+	}
+	if !f.cfg.FailClosed || f.cfg.Shadow {
 		f.counters.failedOpen.Add(1)
 		f.observe(Event{Kind: EventFailedOpen, Alias: c.alias, AllocationID: c.ids[:uuidLen], Err: err})
 		return nil
@@ -207,7 +254,7 @@ func (f *Flow) undecided(ctx context.Context, c *Call, err error) *Denial {
 	if mayHaveReserved(err) {
 		f.voidLost(c)
 	}
-	return unavailableDenial()
+	return f.answer(unavailableDenial())
 }
 
 func (f *Flow) decided() {

@@ -47,6 +47,7 @@ type Call struct {
 
 	granted    string                     // the id that the service made in place of ours; set before the handler runs
 	known      atomic.Bool                // the service has answered the reservation
+	answered   atomic.Int32               // the status that went out through the call's Writer; 0: none has
 	unreserved atomic.Bool                // the reservation was lost on its way
 	settlement atomic.Pointer[settlement] // once the sender has made it
 
@@ -63,10 +64,12 @@ type Call struct {
 	captured    []byte           // JSON members of the metadata
 	served      [2]*http.Request // the request as it came, and as the handler got it, from Request to the end
 	hijacked    bool             // the connection was taken over, and is open
+	holds       int              // that were not released
 	returned    bool             // the handler has returned
 	panicked    bool
-	aborted     bool // the client went away before it was answered
-	voided      bool // a response with this status is not charged
+	cutOff      bool   // the client went away before it was answered in full
+	voided      bool   // a response with this status is not charged
+	problem     string // why the response's amount could not be read
 	finished    bool
 	status      int
 	duration    time.Duration
@@ -171,142 +174,4 @@ func (c *Call) Alias() string {
 		return ""
 	}
 	return c.alias
-}
-
-// SetAmount sets the amount that is charged, in the policy's unit. Zero is a valid amount. One that is negative, over 1e12 or
-// not finite is not taken: it is counted, and what would be charged without it is. It does nothing once the work has ended.
-func (c *Call) SetAmount(amount float64) { c.change(amount, false) }
-
-// AddAmount adds to the amount that is charged, from 0, as SetAmount sets it.
-func (c *Call) AddAmount(amount float64) { c.change(amount, true) }
-
-func (c *Call) change(amount float64, add bool) {
-	if c == nil {
-		return
-	}
-	if !c.take(amount, add) {
-		c.flow.invalidAmount(c.alias)
-	}
-}
-
-// take sets or adds to the amount; false if it is not valid.
-func (c *Call) take(amount float64, add bool) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.finished {
-		return true
-	}
-	if add && validAmount(amount) {
-		amount += c.amount
-	}
-	if !validAmount(amount) {
-		return false
-	}
-	c.amount, c.set = amount, true
-	return true
-}
-
-// Void charges nothing, whatever the response says. It is SetAmount(0).
-func (c *Call) Void() { c.change(0, false) }
-
-// maxAmount is the largest amount that the service takes; it counts in millionths.
-const maxAmount = 1e12
-
-func validAmount(amount float64) bool { return amount >= 0 && amount <= maxAmount }
-
-// End says that the handler has returned with the given status; 0 says that it wrote no answer of its own, which
-// the server makes a 200. Only the first End counts. The call is settled then, or when its hijacked connection closes.
-//
-// A client that has gone before it was answered, or in the middle of a response that tells the amount, aborts the
-// work: what was set or seen so far is charged, else nothing. End never blocks.
-func (c *Call) End(status int) {
-	if status == 0 {
-		c.handlerReturned(http.StatusOK, false, false)
-		return
-	}
-	c.handlerReturned(status, false, true)
-}
-
-// Abort says that the handler panicked: what was set or seen so far is charged, else nothing. It takes the place of End.
-func (c *Call) Abort() { c.handlerReturned(http.StatusInternalServerError, true, true) }
-
-func (c *Call) handlerReturned(status int, panicked, answered bool) {
-	if c == nil {
-		return
-	}
-	void := !panicked && c.flow.callVoidStatus(status)
-	pathParams := c.flow.capturePathParams(c)
-	c.mu.Lock()
-	if c.returned {
-		c.mu.Unlock()
-		return
-	}
-	c.returned = true
-	c.status, c.panicked, c.voided = status, panicked, void
-	if outer, inner := c.served[0], c.served[1]; inner != nil {
-		if outer.MultipartForm == nil {
-			outer.MultipartForm = inner.MultipartForm // whose files the server removes
-		}
-		c.served = [2]*http.Request{}
-	}
-	if !panicked && c.ctx.Context.Err() != nil {
-		c.aborted = !answered || c.seen != nil
-	}
-	if c.request != nil {
-		c.captured = c.flow.appendCaptured(pathParams, c)
-		c.request = nil
-	}
-	c.finishLocked()
-}
-
-// finishLocked settles the call if its work is over. It gives mu back.
-func (c *Call) finishLocked() {
-	if !c.returned || c.hijacked || c.finished {
-		c.mu.Unlock()
-		return
-	}
-	c.finished = true
-	c.duration = time.Since(c.start)
-	c.mu.Unlock()
-	c.flow.sender.finish(c)
-}
-
-// charge decides what a finished call is charged: what the handler set, else what the response said, else the
-// amount reserved. found says what the response told, where it was looked at and decides.
-func (c *Call) charge() (amount float64, found tracking) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.set {
-		return c.amount, untracked
-	}
-	if c.seen != nil {
-		switch amount, found := c.seen.amount(); {
-		case found && validAmount(amount):
-			return amount, untracked
-		case found:
-			return c.reserved, trackedInvalid
-		}
-	}
-	if c.panicked || c.aborted || c.voided {
-		return 0, untracked
-	}
-	if c.seen != nil {
-		return c.reserved, trackedNothing
-	}
-	return c.reserved, untracked
-}
-
-// tracking is what became of the amount in a response that a policy tracks.
-type tracking int
-
-const (
-	untracked      tracking = iota // nothing is amiss
-	trackedInvalid                 // it is no amount
-	trackedNothing                 // there is none
-)
-
-func (f *Flow) invalidAmount(alias string) {
-	if f.counters.invalidAmounts.Add(1) == 1 {
-		f.log.Warn("usageflow: an amount is negative, over 1e12 or no number; the default is charged. Later ones are only counted", "alias", alias)
-	}
 }

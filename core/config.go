@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"time"
 
 	"github.com/usageflow/usageflow-go-middleware/socket"
@@ -41,8 +42,18 @@ type Config struct {
 	// VoidStatus says which response statuses are not charged, unless the handler set an amount or the response told
 	// it. Default: none.
 	VoidStatus func(status int) bool
+	// CutOff says what is charged for a request whose client went away before it was answered in full. Default CutOffObserved.
+	CutOff CutOff
 	// FailClosed answers rate-limited requests with 503 when the service gives no decision. By default they pass.
 	FailClosed bool
+	// OnDeny answers in place of the flow, with 429, 403 or 503 as d says; the denial's header fields are set before it is
+	// called. Where it writes nothing, or panics, the flow answers.
+	OnDeny func(w http.ResponseWriter, r *http.Request, d *Denial)
+	// RateLimitHeaders says which fields tell of the limit in a 429. Default RateLimitStandard. Retry-After is always there.
+	RateLimitHeaders RateLimitHeaders
+	// Shadow lets every request pass: what would have been refused is decided, counted and logged all the same. It is for
+	// trying limits out. What passes is metered.
+	Shadow bool
 
 	// Capture says what of a request goes out beside its amount. By default nothing.
 	Capture Capture
@@ -93,6 +104,12 @@ func (cfg Config) withDefaults() (Config, error) {
 		if d.value < 0 {
 			return cfg, fmt.Errorf("core: %s %s is negative", d.name, d.value)
 		}
+	}
+	if cfg.CutOff < CutOffObserved || cfg.CutOff > CutOffVoid {
+		return cfg, fmt.Errorf("core: CutOff %d is none of the policies", cfg.CutOff)
+	}
+	if cfg.RateLimitHeaders < RateLimitStandard || cfg.RateLimitHeaders > RateLimitNone {
+		return cfg, fmt.Errorf("core: RateLimitHeaders %d is none of the forms", cfg.RateLimitHeaders)
 	}
 	cfg.Timeout = orDefault(cfg.Timeout, defaultTimeout)
 	cfg.RefreshInterval = orDefault(cfg.RefreshInterval, defaultRefreshInterval)

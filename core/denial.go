@@ -2,14 +2,10 @@ package core
 
 import (
 	"encoding/json"
-	"fmt"
-	"math"
+	"mime"
 	"net/http"
 	"strconv"
 	"strings"
-	"sync"
-	"sync/atomic"
-	"time"
 )
 
 // Codes of denials.
@@ -19,41 +15,97 @@ const (
 	CodeUnavailable = "service_unavailable" // 503
 )
 
-const (
-	// unknownReset is how long a denial is remembered where the service names no reset.
-	unknownReset = 5 * time.Second
-	// maxDenials bounds the memory of denials.
-	maxDenials = 10_000
-)
-
 // Denial is an answer to a request that must not run. It is a value, not an error: an outage is not a denial.
 type Denial struct {
 	Status  int
 	Code    string
 	Message string
-	Header  http.Header // Retry-After, RateLimit and RateLimit-Policy, where they apply
+	Header  http.Header // Retry-After, and the fields that Config.RateLimitHeaders names, where they apply
+
+	violated string // the policy whose limit is reached
+	flow     *Flow  // with a Config.OnDeny; nil where there is none
 }
 
-// ServeHTTP answers with the denial, as JSON: {"error":code,"message":message}.
-func (d *Denial) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
+// ServeHTTP answers with the denial: as Config.OnDeny does, else as {"error":code,"message":message}, or as a problem (RFC 9457)
+// where the request's Accept asks for application/problem+json. A nil request asks for nothing.
+func (d *Denial) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	for name, values := range d.Header {
 		w.Header()[name] = values
 	}
-	w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	if d.flow != nil && d.flow.callOnDeny(w, r, d) {
+		return
+	}
+	contentType, body := "application/json; charset=utf-8", d.Body()
+	if r != nil && asksForProblem(r.Header.Values("Accept")) {
+		contentType, body = "application/problem+json", d.Problem()
+	}
+	w.Header().Add("Vary", "Accept")
+	w.Header().Set("Content-Type", contentType)
 	w.WriteHeader(d.Status)
-	_, _ = w.Write(d.Body()) // the client may be gone
+	_, _ = w.Write(body) // the client may be gone
 }
 
 // Body is the JSON text of the answer.
 func (d *Denial) Body() []byte {
-	text, err := json.Marshal(struct {
+	return marshal(struct {
 		Error   string `json:"error"`
 		Message string `json:"message"`
 	}{d.Code, d.Message})
-	if err != nil { // two strings always marshal
+}
+
+// Problem is the answer as a problem document (RFC 9457). The type of a 429 is that of
+// https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/.
+func (d *Denial) Problem() []byte {
+	p := struct {
+		Type     string   `json:"type"`
+		Title    string   `json:"title"`
+		Status   int      `json:"status"`
+		Detail   string   `json:"detail"`
+		Error    string   `json:"error"`
+		Violated []string `json:"violated-policies,omitempty"`
+	}{Type: "about:blank", Title: http.StatusText(d.Status), Status: d.Status, Detail: d.Message, Error: d.Code}
+	if d.Code == CodeRateLimited {
+		p.Type, p.Title = "https://iana.org/assignments/http-problem-types#quota-exceeded", "The quota is used up"
+	}
+	if d.violated != "" {
+		p.Violated = []string{d.violated}
+	}
+	return marshal(p)
+}
+
+func marshal(v any) []byte {
+	text, err := json.Marshal(v)
+	if err != nil { // strings and a number always marshal
 		return []byte(`{"error":"` + CodeUnavailable + `"}`)
 	}
 	return text
+}
+
+// asksForProblem reports whether an Accept field names application/problem+json and does not prefer application/json.
+func asksForProblem(accept []string) bool {
+	if len(accept) == 0 {
+		return false
+	}
+	var problem, plain float64
+	for item := range strings.SplitSeq(strings.Join(accept, ","), ",") {
+		mediaType, params, err := mime.ParseMediaType(item)
+		if err != nil {
+			continue
+		}
+		quality := 1.0
+		if q, ok := params["q"]; ok {
+			if quality, err = strconv.ParseFloat(q, 64); err != nil {
+				continue
+			}
+		}
+		switch mediaType {
+		case "application/problem+json":
+			problem = quality
+		case "application/json":
+			plain = quality
+		}
+	}
+	return problem > 0 && problem >= plain
 }
 
 // DeniedError is a Denial where an error is due: Do returns it for a job.
@@ -71,150 +123,5 @@ func unavailableDenial() *Denial {
 	return &Denial{
 		Status: http.StatusServiceUnavailable, Code: CodeUnavailable,
 		Message: "Usage limits cannot be checked at the moment.", Header: http.Header{"Retry-After": {"5"}},
-	}
-}
-
-// refusal is what the service said when it denied, as it is remembered.
-type refusal struct {
-	amount  float64 // what was asked for
-	message string
-	policy  string
-	limit   float64 // with limited
-	left    float64
-	window  time.Duration // 0: unknown
-	limited bool          // the service told the limit
-	until   time.Time     // when to ask again
-	reset   bool          // until is the window's reset
-}
-
-// newRefusal reads the reply's payload. Clocks differ: the reset is never later than one window from now.
-func newRefusal(amount float64, message string, payload any, now time.Time) *refusal {
-	r := &refusal{amount: amount, message: message, until: now.Add(unknownReset)}
-	if r.message == "" {
-		r.message = "Rate limit exceeded."
-	}
-	fields, _ := payload.(map[string]any)
-	number := func(name string) (float64, bool) {
-		v, ok := fields[name].(float64)
-		return v, ok && v >= 0 && !math.IsInf(v, 0)
-	}
-	if seconds, ok := number("windowSeconds"); ok {
-		r.window = time.Duration(min(seconds, 366*24*3600) * float64(time.Second))
-	}
-	if ms, ok := number("resetAt"); ok && ms < 1<<53 {
-		until := time.UnixMilli(int64(ms))
-		if r.window > 0 && until.After(now.Add(r.window)) {
-			until = now.Add(r.window)
-		}
-		if until.After(now) {
-			r.until, r.reset = until, true
-		}
-	}
-	r.limit, r.limited = number("limit")
-	r.left, _ = number("remaining")
-	r.policy, _ = fields["policy"].(string)
-	if r.policy == "" {
-		r.policy = "default"
-	}
-	return r
-}
-
-// denial is the answer to a request at the given time.
-func (r *refusal) denial(now time.Time) *Denial {
-	wait := strconv.Itoa(max(1, int(math.Ceil(r.until.Sub(now).Seconds()))))
-	h := http.Header{"Retry-After": {wait}}
-	if r.limited {
-		name := structuredString(r.policy)
-		policy := fmt.Sprintf("%s;q=%d", name, structuredInteger(r.limit))
-		if r.window > 0 {
-			policy += fmt.Sprintf(";w=%d", max(1, int64(r.window.Seconds())))
-		}
-		current := fmt.Sprintf("%s;r=%d", name, structuredInteger(r.left))
-		if r.reset {
-			current += ";t=" + wait
-		}
-		h.Set("RateLimit-Policy", policy)
-		h.Set("RateLimit", current)
-	}
-	return &Denial{Status: http.StatusTooManyRequests, Code: CodeRateLimited, Message: r.message, Header: h}
-}
-
-// structuredInteger is the largest integer of RFC 9651 that is not above f.
-func structuredInteger(f float64) int64 { return int64(min(f, 999_999_999_999_999)) }
-
-// structuredString is a string of RFC 9651: printable ASCII in quotes.
-func structuredString(s string) string {
-	var out strings.Builder
-	out.WriteByte('"')
-	for _, b := range []byte(s) {
-		switch {
-		case b == '"' || b == '\\':
-			out.WriteByte('\\')
-			out.WriteByte(b)
-		case b >= 0x20 && b < 0x7f:
-			out.WriteByte(b)
-		default:
-			out.WriteByte('?')
-		}
-	}
-	out.WriteByte('"')
-	return out.String()
-}
-
-// denials remembers refusals by alias, so that a caller who is over the limit costs no round trip.
-// Approvals are never remembered.
-type denials struct {
-	table atomic.Pointer[denialTable]
-}
-
-type denialTable struct {
-	refusals sync.Map // alias -> *refusal
-	size     atomic.Int64
-}
-
-// clear forgets all. A refresh does so: limits may have changed.
-func (d *denials) clear() { d.table.Store(&denialTable{}) }
-
-// get returns the refusal that holds for an amount on a ledger, nil if there is none: what was too much says nothing of less.
-func (d *denials) get(alias string, amount float64, now time.Time) *refusal {
-	t := d.table.Load()
-	if t.size.Load() == 0 {
-		return nil
-	}
-	v, ok := t.refusals.Load(alias)
-	if !ok {
-		return nil
-	}
-	r := v.(*refusal)
-	if now.Before(r.until) {
-		if amount < r.amount {
-			return nil
-		}
-		return r
-	}
-	if t.refusals.CompareAndDelete(alias, v) {
-		t.size.Add(-1)
-	}
-	return nil
-}
-
-func (d *denials) put(alias string, r *refusal) {
-	t := d.table.Load()
-	if t.size.Load() >= maxDenials {
-		d.clear()
-		t = d.table.Load()
-	}
-	if _, had := t.refusals.Swap(alias, r); !had {
-		t.size.Add(1)
-	}
-}
-
-func (d *denials) forget(alias string) {
-	t := d.table.Load()
-	if t.size.Load() == 0 {
-		return
-	}
-	if _, had := t.refusals.LoadAndDelete(alias); had {
-		t.size.Add(-1)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"strconv"
 	"sync"
 	"testing"
@@ -14,6 +15,12 @@ import (
 	"github.com/usageflow/usageflow-go-middleware/socket"
 	"github.com/usageflow/usageflow-go-middleware/socket/sockettest"
 )
+
+// retryAfter reports whether the answer names a wait within bounds.
+func retryAfter(w *httptest.ResponseRecorder, least, most int) bool {
+	seconds, err := strconv.Atoi(w.Header().Get("Retry-After"))
+	return err == nil && seconds >= least && seconds <= most
+}
 
 func limitReports(s *sockettest.Server) {
 	s.SetPolicies(limited(policy("GET", "/reports", "headers", "X-User")))
@@ -139,7 +146,7 @@ func TestVoidForgetsDenial(t *testing.T) {
 	if w := h.do(handler, get("/reports")); w.Code != 429 {
 		t.Fatalf("got %d", w.Code)
 	}
-	if w := h.do(handler, get("/reports")); w.Code != 429 || w.Header().Get("Retry-After") != "3600" {
+	if w := h.do(handler, get("/reports")); w.Code != 429 || !retryAfter(w, 3600, 3630) {
 		t.Fatalf("got %d %v", w.Code, w.Header())
 	}
 	close(free)
@@ -181,7 +188,7 @@ func TestDenialsWithAnyText(t *testing.T) {
 			if w.Code != 429 || body.Error != "rate_limit_exceeded" || body.Message == "" || w.Header().Get("Content-Type") != "application/json; charset=utf-8" {
 				t.Errorf("got %d %s %v", w.Code, w.Body, w.Header())
 			}
-			if w.Header().Get("Retry-After") != "5" || w.Header().Get("RateLimit") != "" {
+			if !retryAfter(w, 5, 6) || w.Header().Get("RateLimit") != "" {
 				t.Errorf("header %v", w.Header())
 			}
 			if s := h.flow.Stats(); s.Denied != 1 || s.Admitted != 0 || s.FailedOpen != 0 {
@@ -242,23 +249,23 @@ func TestDenialHeaders(t *testing.T) {
 	}{
 		"all": {
 			map[string]any{"limit": 100, "remaining": 0, "resetAt": now.Add(time.Hour).UnixMilli(), "windowSeconds": 12, "policy": "per user"},
-			map[string]string{"Retry-After": "12", "RateLimit-Policy": `"per user";q=100;w=12`, "RateLimit": `"per user";r=0;t=12`},
+			map[string]string{"RateLimit-Policy": `"per user";q=100;w=12`, "RateLimit": `"per user";r=0;t=12`},
 		},
 		"no window": {
 			map[string]any{"limit": 5, "remaining": 0.5},
-			map[string]string{"Retry-After": "5", "RateLimit-Policy": `"default";q=5`, "RateLimit": `"default";r=0`},
+			map[string]string{"RateLimit-Policy": `"default";q=5`, "RateLimit": `"default";r=0`},
 		},
 		"a reset that is over": {
 			map[string]any{"limit": 5, "resetAt": now.Add(-time.Hour).UnixMilli(), "windowSeconds": 60},
-			map[string]string{"Retry-After": "5", "RateLimit-Policy": `"default";q=5;w=60`, "RateLimit": `"default";r=0`},
+			map[string]string{"RateLimit-Policy": `"default";q=5;w=60`, "RateLimit": `"default";r=0`},
 		},
 		"a name that needs care": {
 			map[string]any{"limit": 1, "policy": "a\"b\\c\r\nX: é"},
 			map[string]string{"RateLimit-Policy": `"a\"b\\c??X: ??";q=1`},
 		},
-		"no limit":       {map[string]any{"remaining": 3, "policy": "p"}, map[string]string{"Retry-After": "5", "RateLimit": "", "RateLimit-Policy": ""}},
-		"absurd figures": {map[string]any{"limit": 1e300, "remaining": -1, "resetAt": 1e300, "windowSeconds": -1}, map[string]string{"Retry-After": "5", "RateLimit-Policy": `"default";q=999999999999999`}},
-		"wrong types":    {map[string]any{"limit": "5", "resetAt": "soon", "windowSeconds": true, "policy": 7}, map[string]string{"Retry-After": "5", "RateLimit": ""}},
+		"no limit":       {map[string]any{"remaining": 3, "policy": "p"}, map[string]string{"RateLimit": "", "RateLimit-Policy": ""}},
+		"absurd figures": {map[string]any{"limit": 1e300, "remaining": -1, "resetAt": 1e300, "windowSeconds": -1}, map[string]string{"RateLimit-Policy": `"default";q=999999999999999`}},
+		"wrong types":    {map[string]any{"limit": "5", "resetAt": "soon", "windowSeconds": true, "policy": 7}, map[string]string{"RateLimit": ""}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -270,6 +277,9 @@ func TestDenialHeaders(t *testing.T) {
 				return sockettest.Default()
 			})
 			w := h.do(h.route("/reports", ok), get("/reports"))
+			if !retryAfter(w, 5, 13) {
+				t.Errorf("header %v", w.Header())
+			}
 			for header, want := range tc.want {
 				if got := w.Header().Get(header); got != want {
 					t.Errorf("%s: got %s, want %s", header, got, want)

@@ -57,7 +57,9 @@ func (f *Flow) beginJob(ctx context.Context, job Job) (*Call, *Denial) {
 		return nil, nil
 	}
 	if rl.blocks(job.Identity, job.Identity) {
-		return nil, f.blocked(rl)
+		if denial := f.blocked(rl); denial != nil {
+			return nil, denial
+		}
 	}
 	if !rl.metered {
 		return nil, nil

@@ -32,6 +32,7 @@ type Flow struct {
 	denials       denials
 	outage        atomic.Bool // the last decision failed
 	counters      counters
+	shadowLog     logLimiter
 
 	gateOnce  sync.Once
 	warnedJWT bool // owned by refresh

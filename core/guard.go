@@ -3,6 +3,7 @@ package core
 import (
 	"errors"
 	"fmt"
+	"net/http"
 )
 
 var (
@@ -40,6 +41,16 @@ func (f *Flow) callVerifyJWT(token string) (claims map[string]any, err error) {
 func (f *Flow) callVoidStatus(status int) (void bool) {
 	defer f.recovered("VoidStatus")
 	return f.cfg.VoidStatus != nil && f.cfg.VoidStatus(status)
+}
+
+// callOnDeny reports whether the request is answered.
+func (f *Flow) callOnDeny(w http.ResponseWriter, r *http.Request, d *Denial) bool {
+	answer := (*Call)(nil).Writer(w)
+	func() {
+		defer f.recovered("OnDeny")
+		f.cfg.OnDeny(answer, r, d)
+	}()
+	return answer.Status() != 0
 }
 
 func (f *Flow) observe(e Event) {

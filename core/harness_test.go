@@ -155,25 +155,7 @@ func (h *harness) route(pattern string, next http.HandlerFunc) http.Handler {
 			next(w, r)
 			return
 		}
-		call, denial := h.flow.Begin(r.Context(), &core.Request{Request: r, Route: pattern, Param: r.PathValue, ClientIP: "192.0.2.1"})
-		if denial != nil {
-			denial.ServeHTTP(w, r)
-			return
-		}
-		if call == nil {
-			next(w, r)
-			return
-		}
-		writer := call.Writer(w)
-		returned := false
-		defer func() {
-			if !returned {
-				call.Abort()
-			}
-		}()
-		next(writer, call.Request(r))
-		returned = true
-		call.End(writer.Status())
+		h.flow.Serve(w, &core.Request{Request: r, Route: pattern, Param: r.PathValue, ClientIP: "192.0.2.1"}, next)
 	})
 }
 

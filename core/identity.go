@@ -89,7 +89,7 @@ func (f *Flow) identify(r *Request, rl *rule) (identity, raw string) {
 	}
 	for i := range rl.sources {
 		s := &rl.sources[i]
-		value := f.valueAt(s, r)
+		value := f.valueAt(s, r, rl)
 		if value == "" {
 			continue
 		}
@@ -102,7 +102,7 @@ func (f *Flow) identify(r *Request, rl *rule) (identity, raw string) {
 }
 
 // valueAt reads one place of the request; "" if nothing is there.
-func (f *Flow) valueAt(s *identitySource, r *Request) string {
+func (f *Flow) valueAt(s *identitySource, r *Request, rl *rule) string {
 	switch s.location {
 	case inHeader:
 		if s.name == "Host" {
@@ -114,6 +114,9 @@ func (f *Flow) valueAt(s *identitySource, r *Request) string {
 	case inPath:
 		if r.Param == nil {
 			return ""
+		}
+		if s.name == "*" { // the rest of the path, whatever the router calls it
+			return strings.TrimPrefix(r.Param(rl.catchAll()), "/")
 		}
 		return r.Param(s.name)
 	case inBody:

@@ -2,6 +2,8 @@ package core
 
 import (
 	"math"
+	"math/bits"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -9,26 +11,41 @@ import (
 const (
 	maxJSONDepth  = 256
 	maxNumberText = 64
+	maxPaths      = 64 // the bits of a pathSet
 )
 
-// fieldScanner finds the number at a path of a JSON document that comes in pieces, without keeping the
-// document. The path's parts name object members; a number names an array's element. The last value found counts.
+// fieldScanner finds the numbers at given paths of a JSON document that comes in pieces, without keeping the
+// document. A path's parts name object members; a number names an array's element. The last value found at a path counts.
 type fieldScanner struct {
-	path []string
-
-	value string // the text of the value that was found last; notNumber if it was none
-	found bool
+	paths  [][]string
+	values []fieldValue // at each path
+	finds  int          // values found so far
 
 	state   fieldState
-	stack   []byte // '{' or '[' for each open container
-	onPath  int    // how many of the open containers lie on the path, from the outermost on
-	index   []int  // of the current element, for each of those
-	wantKey bool   // in an object, a member's name is due
-	hit     bool   // the value that comes next is the path's next part
-	text    []byte // of the key or scalar that is being read, as far as it matters
-	escape  bool   // the last byte in a string was a backslash
-	broken  bool   // nested too deeply: the rest is ignored
+	stack   []container // the open ones, from the outermost on
+	wantKey bool        // in an object, a member's name is due
+	hits    pathSet     // the paths of which the value that comes next is the next part
+	text    []byte      // of the key or scalar that is being read, as far as it matters
+	longest int         // bytes of a key that matter: one more than those of the longest part that it could be
+	escape  bool        // the last byte in a string was a backslash
+	broken  bool        // nested too deeply: the rest is ignored
 }
+
+// fieldValue is what was found last at a path.
+type fieldValue struct {
+	text  string // notNumber if it was none
+	order int    // of all finds; 0: there was none
+}
+
+// container is an object or array that is open.
+type container struct {
+	kind  byte    // '{' or '['
+	on    pathSet // the paths that lead into it
+	index int     // of the current element
+}
+
+// pathSet is a set of paths, by their index.
+type pathSet uint64
 
 type fieldState uint8
 
@@ -38,14 +55,16 @@ const (
 	fieldScalar                    // in a number, true, false or null
 )
 
-func newFieldScanner(path string) *fieldScanner {
-	return &fieldScanner{path: strings.Split(path, ".")}
+// newFieldScanner makes a scanner for up to maxPaths paths; further ones are never found.
+func newFieldScanner(paths ...[]string) *fieldScanner {
+	paths = paths[:min(len(paths), maxPaths)]
+	return &fieldScanner{paths: paths, values: make([]fieldValue, len(paths))}
 }
 
 // reset makes the scanner ready for another document. What was found stays.
 func (s *fieldScanner) reset() {
-	s.state, s.stack, s.onPath, s.index = fieldBetween, s.stack[:0], 0, s.index[:0]
-	s.wantKey, s.hit, s.escape, s.broken = false, false, false, false
+	s.state, s.stack = fieldBetween, s.stack[:0]
+	s.wantKey, s.hits, s.escape, s.broken = false, 0, false, false
 	s.text = s.text[:0]
 }
 
@@ -89,6 +108,9 @@ func (s *fieldScanner) between(b byte) {
 		s.nextMember()
 	case '"':
 		s.state, s.text = fieldString, s.text[:0]
+		if s.matters() {
+			s.longest = s.longestPart()
+		}
 	default:
 		s.state, s.text = fieldScalar, append(s.text[:0], b)
 	}
@@ -99,49 +121,76 @@ func (s *fieldScanner) open(b byte) {
 		s.broken = true
 		return
 	}
-	// The document itself is on the path; below it, what the path's next part names.
-	enters := len(s.stack) == 0 || (s.hit && s.onPath == len(s.stack))
-	s.stack = append(s.stack, b)
-	s.hit, s.wantKey = false, b == '{'
-	if enters && s.onPath == len(s.stack)-1 && s.onPath < len(s.path) {
-		s.onPath++
-		s.index = append(s.index, 0)
-		s.hit = b == '[' && s.elementHit()
+	// The document itself is on every path; below it, what the paths' next parts name.
+	on := s.hits
+	if len(s.stack) == 0 {
+		on = 1<<len(s.paths) - 1
+	}
+	for rest := on; rest != 0; rest &= rest - 1 {
+		if i := bits.TrailingZeros64(uint64(rest)); len(s.paths[i]) <= len(s.stack) {
+			on &^= 1 << i // it ends here, and what is here is no number
+		}
+	}
+	s.stack = append(s.stack, container{kind: b, on: on})
+	s.hits, s.wantKey = 0, b == '{'
+	if b == '[' {
+		s.elementHits()
 	}
 }
 
 func (s *fieldScanner) close() {
-	if len(s.stack) == 0 {
-		return
+	if len(s.stack) > 0 {
+		s.stack = s.stack[:len(s.stack)-1]
 	}
-	s.stack = s.stack[:len(s.stack)-1]
-	if s.onPath > len(s.stack) {
-		s.onPath = len(s.stack)
-		s.index = s.index[:s.onPath]
-	}
-	s.hit, s.wantKey = false, false
+	s.hits, s.wantKey = 0, false
 }
 
 func (s *fieldScanner) nextMember() {
-	s.hit = false
-	n := len(s.stack)
-	if n == 0 {
+	s.hits = 0
+	c := s.top()
+	if c == nil {
 		return
 	}
-	if s.stack[n-1] == '{' {
+	if c.kind == '{' {
 		s.wantKey = true
 		return
 	}
-	if s.onPath == n {
-		s.index[n-1]++
-		s.hit = s.elementHit()
+	c.index++
+	s.elementHits()
+}
+
+func (s *fieldScanner) top() *container {
+	if len(s.stack) == 0 {
+		return nil
+	}
+	return &s.stack[len(s.stack)-1]
+}
+
+// elementHits looks which paths name the innermost array's current element.
+func (s *fieldScanner) elementHits() {
+	if c := s.top(); c.on != 0 {
+		s.hitsOf(strconv.AppendInt(s.text[:0], int64(c.index), 10))
 	}
 }
 
-// elementHit reports whether the path's next part names the innermost array's current element.
-func (s *fieldScanner) elementHit() bool {
-	n := len(s.stack)
-	return s.path[n-1] == strconv.Itoa(s.index[n-1])
+// hitsOf looks which paths have the name as their next part.
+func (s *fieldScanner) hitsOf(name []byte) {
+	s.hits = 0
+	for rest := s.top().on; rest != 0; rest &= rest - 1 {
+		i := bits.TrailingZeros64(uint64(rest))
+		if s.paths[i][len(s.stack)-1] == string(name) {
+			s.hits |= 1 << i
+		}
+	}
+}
+
+// longestPart is the length of the longest name that is looked for in the innermost container.
+func (s *fieldScanner) longestPart() int {
+	longest := 0
+	for rest := s.top().on; rest != 0; rest &= rest - 1 {
+		longest = max(longest, len(s.paths[bits.TrailingZeros64(uint64(rest))][len(s.stack)-1]))
+	}
+	return longest
 }
 
 func (s *fieldScanner) inString(b byte) {
@@ -160,10 +209,10 @@ func (s *fieldScanner) inString(b byte) {
 	}
 }
 
-// matters reports whether the string that is being read is a name on the path. Of a value that is a string it is enough
-// to know that it is one.
+// matters reports whether the string that is being read is a name that may be on a path. Of a value that is a string
+// it is enough to know that it is one.
 func (s *fieldScanner) matters() bool {
-	return s.wantKey && s.onPath > 0 && s.onPath == len(s.stack)
+	return s.wantKey && len(s.stack) > 0 && s.stack[len(s.stack)-1].on != 0
 }
 
 // plainPrefix is the number of bytes that come before a quotation mark or backslash.
@@ -183,7 +232,7 @@ func (s *fieldScanner) keep(b byte) {
 		if !s.matters() {
 			return
 		}
-		most = len(s.path[s.onPath-1])
+		most = s.longest
 	}
 	if len(s.text) <= most {
 		s.text = append(s.text, b)
@@ -191,17 +240,20 @@ func (s *fieldScanner) keep(b byte) {
 }
 
 func (s *fieldScanner) endString() {
-	if s.wantKey {
-		s.hit = s.matters() && string(s.text) == s.path[s.onPath-1]
+	if !s.wantKey {
+		s.take(notNumber)
 		return
 	}
-	s.take(notNumber)
+	s.hits = 0
+	if s.matters() {
+		s.hitsOf(s.text)
+	}
 }
 
 func (s *fieldScanner) endScalar() {
 	s.state = fieldBetween
 	switch {
-	case !s.hit:
+	case s.hits == 0:
 	case len(s.text) > maxNumberText:
 		s.take(notNumber)
 	default:
@@ -212,12 +264,15 @@ func (s *fieldScanner) endScalar() {
 // notNumber stands for a value that is no number, or a number of absurd length.
 const notNumber = "not a number"
 
-// take notes the value of the whole path. A null is as good as absent.
-func (s *fieldScanner) take(value string) {
-	if s.hit && s.onPath == len(s.stack) && s.onPath == len(s.path) && value != "null" {
-		s.value, s.found = value, true
+// take notes the value of the whole paths among the hits. A null is as good as absent.
+func (s *fieldScanner) take(text string) {
+	for rest := s.hits; rest != 0 && text != "null"; rest &= rest - 1 {
+		if i := bits.TrailingZeros64(uint64(rest)); len(s.paths[i]) == len(s.stack) {
+			s.finds++
+			s.values[i] = fieldValue{text, s.finds}
+		}
 	}
-	s.hit = false
+	s.hits = 0
 }
 
 func endsScalar(b byte) bool {
@@ -228,14 +283,23 @@ func endsScalar(b byte) bool {
 	return false
 }
 
-// amount is the number that was found; not finite if what was found is no number.
-func (s *fieldScanner) amount() (amount float64, found bool) {
-	if !s.found {
+// latest is what was found last at any of the paths, which are given by their index. It is not finite if that is no number.
+func (s *fieldScanner) latest(paths ...int) (amount float64, found bool) {
+	var last fieldValue
+	for _, i := range paths {
+		if i < len(s.values) && s.values[i].order > last.order {
+			last = s.values[i]
+		}
+	}
+	if last.order == 0 {
 		return 0, false
 	}
-	amount, err := strconv.ParseFloat(s.value, 64)
-	if err != nil || strings.Trim(s.value, "0123456789+-.eE") != "" {
+	amount, err := strconv.ParseFloat(last.text, 64)
+	if err != nil || strings.Trim(last.text, "0123456789+-.eE") != "" {
 		return math.NaN(), true
 	}
 	return amount, true
 }
+
+// splitPath splits usage.total_tokens into its parts.
+func splitPath(path string) []string { return slices.Clip(strings.Split(path, ".")) }

@@ -3,22 +3,27 @@ package core
 import (
 	"log/slog"
 	"net/http"
+	"net/url"
 	"testing"
 )
 
 // A secret in the path is masked by the name that the router's own pattern gives it, a catch-all's too.
 func TestMaskPath(t *testing.T) {
 	c := newConfiguration(nil, nil, nil, nil, newSecretNames(nil))
-	for _, tc := range []struct{ route, path, want string }{
-		{"/users/:id", "/users/7", "/users/7"},
-		{"/reset/:token/done", "/reset/MARKER/done", "/reset/****/done"},
-		{"/reset/{token:[a-z/]+}/done", "/reset/MARKER/done", "/reset/****/done"},
-		{"/verify/*token", "/verify/MARKER/more", "/verify/****"},
-		{"/verify/{token...}", "/verify/MARKER/more", "/verify/****"},
-		{"/files/*path", "/files/a/b", "/files/a/b"},
-		{"/files/*", "/files/a/b", "/files/a/b"},
+	for _, tc := range []struct{ route, path, raw, want string }{
+		{"/users/:id", "/users/7", "", "/users/7"},
+		{"/reset/:token/done", "/reset/MARKER/done", "", "/reset/****/done"},
+		{"/reset/{token:[a-z/]+}/done", "/reset/MARKER/done", "", "/reset/****/done"},
+		{"/verify/*token", "/verify/MARKER/more", "", "/verify/****"},
+		{"/verify/{token...}", "/verify/MARKER/more", "", "/verify/****"},
+		{"/reset/{token}/done", "/reset/MARKER/MARKER/done", "/reset/MARKER%2FMARKER/done", "/reset/****"},
+		{"/a/:x/:token", "/a/p/q/MARKER", "/a/p%2Fq/MARKER", "/a/p/****"},
+		{"/a/:x/:token", "/a/p/MARKER", "/a/p%2FMARKER", "/a/p/****"},
+		{"/x/:y-:token/z", "/x/MARKER-MARKER/z", "", "/x/****/z"},
+		{"/files/*path", "/files/a/b", "", "/files/a/b"},
+		{"/files/*", "/files/a/b", "", "/files/a/b"},
 	} {
-		if got := c.rule("GET", tc.route).maskPath(tc.path); got != tc.want {
+		if got := c.rule("GET", tc.route).maskPath(&url.URL{Path: tc.path, RawPath: tc.raw}); got != tc.want {
 			t.Errorf("%s: path %s becomes %s, want %s", tc.route, tc.path, got, tc.want)
 		}
 	}

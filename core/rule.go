@@ -2,7 +2,9 @@ package core
 
 import (
 	"net/http"
+	"net/url"
 	"strings"
+	"unicode"
 
 	"github.com/usageflow/usageflow-go-middleware/internal/alias"
 )
@@ -18,7 +20,8 @@ type rule struct {
 	metered     bool
 	limited     bool // any of the route's policies has a limit
 	sources     []identitySource
-	tracked     []string // fields of the response that hold the amount, first found counts
+	tracked     *tracked // the response's fields that hold the amount; nil: there are none
+	warned      warnings
 
 	params      []parameter // of the path
 	blockedAll  bool
@@ -41,8 +44,10 @@ func (r *rule) blocks(identity, rawIdentity string) bool {
 	return ok
 }
 
-// maskPath is a request's path, with its secret parameters masked.
-func (r *rule) maskPath(path string) string {
+// maskPath is a request's path, with its secret parameters masked. Where an encoded slash may have shifted the segments,
+// nothing is left from the first secret on.
+func (r *rule) maskPath(u *url.URL) string {
+	path := u.Path
 	var parts []string
 	for _, p := range r.params {
 		if !p.secret {
@@ -53,7 +58,7 @@ func (r *rule) maskPath(path string) string {
 		}
 		if p.segment < len(parts) {
 			parts[p.segment] = masked
-			if p.catchAll {
+			if p.catchAll || u.RawPath != "" {
 				parts = parts[:p.segment+1]
 			}
 		}
@@ -62,6 +67,16 @@ func (r *rule) maskPath(path string) string {
 		return path
 	}
 	return strings.Join(parts, "/")
+}
+
+// catchAll is the router's name for the rest of the path; "" where the route has none.
+func (r *rule) catchAll() string {
+	for _, p := range r.params {
+		if p.catchAll {
+			return p.name
+		}
+	}
+	return ""
 }
 
 // parameter is a parameter of a route's path.
@@ -76,13 +91,28 @@ type parameter struct {
 func parameters(pattern, route string, secrets secretNames) []parameter {
 	var list []parameter
 	for i, segment := range strings.Split(pattern, "/") {
-		if _, name, ok := strings.Cut(segment, ":"); ok {
+		for _, name := range names(segment) {
 			list = append(list, parameter{name: name, segment: i, secret: secrets.has(name)})
 		}
 		if strings.Contains(segment, "*") {
 			name := catchAllName(route)
 			list = append(list, parameter{name: name, segment: i, catchAll: true, secret: secrets.has(name)})
 		}
+	}
+	return list
+}
+
+// names are those of the parameters in a segment of a canonical pattern: id in :id, y and m in :y-:m, id in :id:undelete.
+func names(segment string) (list []string) {
+	for at := strings.IndexByte(segment, ':'); at >= 0; {
+		name := segment[at+1:]
+		end := strings.IndexFunc(name, func(r rune) bool { return r != '_' && !unicode.IsLetter(r) && !unicode.IsDigit(r) })
+		if end < 0 {
+			return append(list, name)
+		}
+		list = append(list, name[:end])
+		segment = name[end+1:]
+		at = strings.IndexByte(segment, ':')
 	}
 	return list
 }
@@ -116,6 +146,7 @@ func (c *configuration) newRule(method, route string) *rule {
 		return r
 	}
 	r.metered = !c.paused && (method == jobMethod || len(c.monitored) == 0 || c.monitored.has(methods, pattern))
+	var fields []string
 	for _, p := range c.policiesFor(method, pattern) {
 		if p.HasRateLimit {
 			r.limited = true
@@ -124,9 +155,10 @@ func (c *configuration) newRule(method, route string) *rule {
 			r.sources = append(r.sources, source)
 		}
 		if p.tracks() {
-			r.tracked = append(r.tracked, p.ResponseTrackingField)
+			fields = append(fields, p.ResponseTrackingField)
 		}
 	}
+	r.tracked = newTracked(fields)
 	for _, b := range c.blocks {
 		for _, m := range methods {
 			if !b.matches(m, pattern) {

@@ -4,63 +4,92 @@ import (
 	"bytes"
 	"mime"
 	"net/http"
-	"strings"
 )
 
 // responseScanner finds the amount in a response as it is written, for the fields that the route's policies track. Its
 // memory does not depend on the response's length: nothing of the body is kept.
 type responseScanner struct {
-	fields []*fieldScanner
-	begun  bool
-	blind  bool // the body can't be read: it is encoded
-	events *eventScanner
+	tracked *tracked
+	amounts *amounts      // nil before the first piece
+	fields  *fieldScanner // what is found
+	text    func([]byte)  // takes the body, decoded
+	body    *decoder      // of an encoded one; nil where it is not
 }
 
-func newResponseScanner(tracked []string) *responseScanner {
-	s := &responseScanner{fields: make([]*fieldScanner, len(tracked))}
-	for i, path := range tracked {
-		s.fields[i] = newFieldScanner(path)
-	}
-	return s
-}
+func newResponseScanner(t *tracked) *responseScanner { return &responseScanner{tracked: t} }
 
 // write looks at a piece of the body. The header says what it is, at the first piece.
 func (s *responseScanner) write(header http.Header, p []byte) {
-	if !s.begun {
-		s.begun = true
-		if encoding := header.Get("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") {
-			s.blind = true
-		}
-		if mediaType, _, _ := mime.ParseMediaType(header.Get("Content-Type")); mediaType == "text/event-stream" {
-			s.events = &eventScanner{fields: s.fields}
-		}
+	if s.amounts == nil {
+		s.begin(header)
 	}
-	switch {
-	case s.blind:
-	case s.events != nil:
-		s.events.write(p)
+	if s.body != nil {
+		s.body.write(p)
+		return
+	}
+	s.text(p)
+}
+
+func (s *responseScanner) begin(header http.Header) {
+	mediaType, _, _ := mime.ParseMediaType(header.Get("Content-Type"))
+	s.amounts = &s.tracked.stream
+	separator := byte('\n')
+	switch mediaType {
+	case "text/event-stream":
+	case "application/x-ndjson", "application/ndjson", "application/jsonl", "application/jsonlines", "application/x-jsonlines", "application/stream+json":
+	case "application/json-seq":
+		separator = 0x1e // RFC 7464
 	default:
-		for _, f := range s.fields {
-			f.write(p)
+		s.amounts = &s.tracked.document
+	}
+	s.fields = newFieldScanner(s.amounts.paths...)
+	switch {
+	case mediaType == "text/event-stream":
+		s.text = (&eventScanner{fields: s.fields}).write
+	case s.amounts == &s.tracked.stream:
+		s.text = func(p []byte) { s.fields.writeSeparated(p, separator) }
+	default:
+		s.text = s.fields.write
+	}
+	s.body = newDecoder(header.Values("Content-Encoding"), s.text)
+}
+
+// writeSeparated writes documents that a byte separates: one that is broken does not spoil the next.
+func (s *fieldScanner) writeSeparated(p []byte, separator byte) {
+	for len(p) > 0 {
+		end := bytes.IndexByte(p, separator)
+		if end < 0 {
+			s.write(p)
+			return
 		}
+		s.write(p[:end])
+		s.write([]byte{'\n'}) // ends a number
+		s.reset()
+		p = p[end+1:]
 	}
 }
 
-// amount is the number in the first of the fields that was found; not valid if that is no number.
-func (s *responseScanner) amount() (amount float64, found bool) {
-	for _, f := range s.fields {
-		if amount, found := f.amount(); found {
-			return amount, true
-		}
+// close ends the scan when the response has ended. It says why the body, or a part of it, could not be read; "" if it could.
+func (s *responseScanner) close() (problem string) {
+	if s.body == nil {
+		return ""
 	}
-	return 0, false
+	return s.body.close()
+}
+
+// amount is the number in the first of the fields that was found; not valid if that is no number. It is called after close.
+func (s *responseScanner) amount() (amount float64, found bool) {
+	if s.amounts == nil {
+		return 0, false // nothing was written
+	}
+	return s.amounts.in(s.fields)
 }
 
 // eventScanner takes the JSON documents out of the data lines of server-sent events
 // (https://html.spec.whatwg.org/multipage/server-sent-events.html). A value counts as soon as it was written: the last
 // event needs no blank line behind it.
 type eventScanner struct {
-	fields []*fieldScanner
+	fields *fieldScanner
 	name   []byte // of the line's field, as far as it has come
 	state  eventState
 	lastCR bool // the last byte was a carriage return; a newline after it belongs to it
@@ -85,7 +114,7 @@ func (s *eventScanner) write(p []byte) {
 				piece = p[:end]
 			}
 			if s.state == dataLine {
-				s.data(piece)
+				s.fields.write(piece)
 			}
 			p = p[len(piece):]
 			if end < 0 {
@@ -97,12 +126,6 @@ func (s *eventScanner) write(p []byte) {
 	}
 }
 
-func (s *eventScanner) data(p []byte) {
-	for _, f := range s.fields {
-		f.write(p)
-	}
-}
-
 func (s *eventScanner) step(b byte) {
 	if b == '\n' && s.lastCR {
 		s.lastCR = false
@@ -111,11 +134,9 @@ func (s *eventScanner) step(b byte) {
 	s.lastCR = b == '\r'
 	if b == '\n' || b == '\r' {
 		if s.state == lineStart { // a blank line ends the event
-			for _, f := range s.fields {
-				f.reset()
-			}
+			s.fields.reset()
 		} else if s.state == dataLine || s.state == dataStart {
-			s.data([]byte{'\n'})
+			s.fields.write([]byte{'\n'})
 		}
 		s.state, s.name = lineStart, s.name[:0]
 		return
@@ -135,7 +156,7 @@ func (s *eventScanner) step(b byte) {
 	case dataStart:
 		s.state = dataLine
 		if b != ' ' {
-			s.data([]byte{b})
+			s.fields.write([]byte{b})
 		}
 	}
 }

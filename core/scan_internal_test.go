@@ -11,15 +11,15 @@ import (
 	"testing"
 )
 
-// found is what a scanner finds in a document that comes in pieces cut at the given places.
+// found is what a scanner finds in a document that comes in pieces cut at the given places. It looks for other paths too.
 func found(path, document string, cuts ...int) (amount float64, ok bool) {
-	s := newFieldScanner(path)
+	s := newFieldScanner(splitPath("a"), splitPath(path), splitPath("a.b"), splitPath("usage.total_tokens.x"))
 	from := 0
 	for _, cut := range append(cuts, len(document)) {
 		s.write([]byte(document[from:cut]))
 		from = cut
 	}
-	return s.amount()
+	return s.latest(1)
 }
 
 func same(a, b float64) bool { return a == b || (math.IsNaN(a) && math.IsNaN(b)) }
@@ -52,14 +52,14 @@ func TestFieldInDeepDocuments(t *testing.T) {
 	if got, ok := found(strings.TrimSuffix(strings.Repeat("a.", maxJSONDepth), "."), deep); !ok || got != 1 {
 		t.Errorf("got %v, %v", got, ok)
 	}
-	s := newFieldScanner("b")
+	s := newFieldScanner(splitPath("b"))
 	for range 1000 {
 		s.write([]byte(strings.Repeat("[", 1000)))
 	}
 	if len(s.stack) > maxJSONDepth || cap(s.text) > 1<<10 {
 		t.Errorf("the scanner keeps %d and %d bytes", len(s.stack), cap(s.text))
 	}
-	long := newFieldScanner("b")
+	long := newFieldScanner(splitPath("b"))
 	for range 1000 {
 		long.write([]byte(`{"` + strings.Repeat("k", 1000)))
 	}
@@ -191,7 +191,7 @@ func TestEventsAtEverySplit(t *testing.T) {
 		stream := strings.ReplaceAll("event: a\ndata: {\"u\":{\"n\":1}}\n\n: comment\n\nid: 7\ndata:{\"u\":\ndata:  {\"n\":23}}\n\ndata: [DONE]\n\n", "\n", end)
 		for i := range len(stream) + 1 {
 			for j := i; j <= len(stream); j += 7 {
-				s := newResponseScanner([]string{"u.n"})
+				s := newResponseScanner(newTracked([]string{"u.n"}))
 				header := http.Header{"Content-Type": {"text/event-stream"}}
 				for _, piece := range []string{stream[:i], stream[i:j], stream[j:]} {
 					s.write(header, []byte(piece))
@@ -211,7 +211,7 @@ func FuzzEventScanner(f *testing.F) {
 	f.Add("data\ndata:\n:\n\ndata: {\ndata: \"n\":3}\n\n", uint16(5))
 	f.Fuzz(func(t *testing.T, stream string, seed uint16) {
 		scan := func(pieces ...string) (float64, bool) {
-			s := newResponseScanner([]string{"n"})
+			s := newResponseScanner(newTracked([]string{"n"}))
 			for _, p := range pieces {
 				s.write(http.Header{"Content-Type": {"text/event-stream"}}, []byte(p))
 			}
@@ -254,9 +254,9 @@ func BenchmarkFieldScanner(b *testing.B) {
 	b.SetBytes(int64(len(text)))
 	b.ReportAllocs()
 	for b.Loop() {
-		s := newFieldScanner("usage.total_tokens")
+		s := newFieldScanner(splitPath("usage.total_tokens"))
 		s.write(text)
-		if n, _ := s.amount(); n != 7 {
+		if n, _ := s.latest(0); n != 7 {
 			b.Fatal(n)
 		}
 	}

@@ -189,15 +189,7 @@ func (s *sender) postReservation(lane wire.Lane, messageID, alias string, amount
 // settle makes the settlement of a finished call, and sends it.
 func (s *sender) settle(c *Call, now time.Time) {
 	amount, found := c.charge()
-	switch found {
-	case trackedInvalid:
-		s.flow.invalidAmount(c.alias)
-	case trackedNothing:
-		if s.flow.counters.unknownAmounts.Add(1) == 1 {
-			s.flow.log.Warn("usageflow: a response did not hold the field that its policy tracks; the default amount is charged. Later ones are only counted",
-				"alias", c.alias, "fields", c.rule.tracked)
-		}
-	}
+	s.flow.untold(c, found)
 	s.scratch = c.appendSettlement(s.scratch[:0], amount)
 	e := &settlement{
 		flow: s.flow, alias: c.alias, id: c.AllocationID(), reserveID: c.ids, reserved: c.reserved, amount: amount, counted: true,

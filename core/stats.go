@@ -19,6 +19,10 @@ type Stats struct {
 	LateDenials    int64 // metered reservations that the service denied after the request had passed; settled all the same
 	InvalidAmounts int64 // amounts that were negative, not finite or not numbers; the default amount was charged
 	UnknownAmounts int64 // responses in which the tracked field was not found; the default amount was charged
+	Unreadable     int64 // of the UnknownAmounts, those whose body could not be read, mostly for its encoding
+	LateAmounts    int64 // amounts that were set after the request had ended, and not charged
+	Shadowed       int64 // requests that Config.Shadow let pass where they would have been refused
+	Missed         int64 // requests of metered routes that were served without the flow's knowing: see Flow.Missed
 	Unmetered      int64 // passed before the first configuration had come
 	InvalidTokens  int64 // JWTs that were malformed, or that VerifyJWT refused
 }
@@ -28,7 +32,7 @@ type counters struct {
 	admitted                                                   atomic.Int64
 	denied, blocked, failedOpen, failedClosed                  atomic.Int64
 	lateDenials, invalidAmounts, unknownAmounts, invalidTokens atomic.Int64
-	unmetered                                                  atomic.Int64
+	unmetered, unreadable, lateAmounts, shadowed, missed       atomic.Int64
 }
 
 // Stats returns the counts.
@@ -39,6 +43,7 @@ func (f *Flow) Stats() Stats {
 	s.FailedOpen, s.FailedClosed = c.failedOpen.Load(), c.failedClosed.Load()
 	s.LateDenials, s.InvalidAmounts = c.lateDenials.Load(), c.invalidAmounts.Load()
 	s.UnknownAmounts, s.InvalidTokens = c.unknownAmounts.Load(), c.invalidTokens.Load()
-	s.Unmetered = c.unmetered.Load()
+	s.Unmetered, s.Unreadable, s.LateAmounts = c.unmetered.Load(), c.unreadable.Load(), c.lateAmounts.Load()
+	s.Shadowed, s.Missed = c.shadowed.Load(), c.missed.Load()
 	return s
 }

@@ -7,9 +7,10 @@ import (
 )
 
 // Pattern is the one form of a route pattern whatever the router: /api/users/:id, /files/*.
-// It reads gin's and echo's :id and *name, chi's {id}, {id:regexp} and *, and net/http's {id}, {path...} and {$}.
+// It reads gin's and echo's :id, *name and \: (a colon that begins no parameter), chi's {id}, {id:regexp} and *, and
+// net/http's {id}, {path...} and {$}.
 func Pattern(pattern string) string {
-	if !strings.ContainsAny(pattern, "{*") {
+	if !strings.ContainsAny(pattern, "{*\\") {
 		return pattern
 	}
 	var out strings.Builder
@@ -28,7 +29,9 @@ func Pattern(pattern string) string {
 			for i++; i < len(pattern) && pattern[i] != '/'; i++ {
 			}
 		default:
-			out.WriteByte(b)
+			if b != '\\' || !strings.HasPrefix(pattern[i+1:], ":") {
+				out.WriteByte(b)
+			}
 			i++
 		}
 	}

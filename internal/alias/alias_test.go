@@ -21,6 +21,9 @@ func TestPattern(t *testing.T) {
 		"/broken/{id":                "/broken/{id",
 		"/v1/:id/*rest":              "/v1/:id/*",
 		"*":                          "*",
+		"/files/:id\\:undelete":      "/files/:id:undelete",
+		"/files/{id}:undelete":       "/files/:id:undelete",
+		`/a\b`:                       `/a\b`,
 	} {
 		if got := Pattern(pattern); got != want {
 			t.Errorf("Pattern(%q) = %q, want %q", pattern, got, want)
@@ -38,7 +41,7 @@ func FuzzPattern(f *testing.F) {
 		if len(once) > len(pattern)+strings.Count(pattern, "{") {
 			t.Errorf("%q became %q", pattern, once)
 		}
-		if !strings.ContainsAny(pattern, "{*") && once != pattern {
+		if !strings.ContainsAny(pattern, "{*\\") && once != pattern {
 			t.Errorf("%q became %q", pattern, once)
 		}
 	})
