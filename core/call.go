@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"math/rand/v2"
 	"net/http"
+	"net/url"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,8 +23,25 @@ type Request struct {
 	Route string
 	// Param returns a path parameter's value, "" if there is none of that name.
 	Param func(name string) string
+	// RawParam says that Param's values are as they stand in URL.RawPath, where there is one: routers that match the encoded
+	// path may leave them so.
+	RawParam bool
 	// ClientIP is the client's address, as the router trusts it.
 	ClientIP string
+}
+
+// pathParam is a parameter's value, decoded.
+func (r *Request) pathParam(name string) string {
+	if r.Param == nil {
+		return ""
+	}
+	value := r.Param(name)
+	if r.RawParam && r.URL.RawPath != "" {
+		if decoded, err := url.PathUnescape(value); err == nil {
+			return decoded
+		}
+	}
+	return value
 }
 
 // Call is one admitted request or job, from its reservation to its settlement. All methods are safe for concurrent

@@ -17,7 +17,10 @@ const maxCapturedBytes = 128 << 10
 
 // capture prepares what is captured of a request; the rest is gathered when its handler has returned.
 func (f *Flow) capture(c *Call, r *Request) {
-	c.request, c.param = r.Request, r.Param
+	c.request = r.Request
+	if r.Param != nil {
+		c.param = r.pathParam
+	}
 	if f.cfg.Capture.Query && r.URL.RawQuery != "" {
 		c.rawURL += "?" + f.maskQuery(r.URL.Query()).Encode()
 	}

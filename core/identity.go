@@ -112,13 +112,10 @@ func (f *Flow) valueAt(s *identitySource, r *Request, rl *rule) string {
 	case inQuery:
 		return r.URL.Query().Get(s.name)
 	case inPath:
-		if r.Param == nil {
-			return ""
-		}
 		if s.name == "*" { // the rest of the path, whatever the router calls it
-			return strings.TrimPrefix(r.Param(rl.catchAll()), "/")
+			return strings.TrimPrefix(r.pathParam(rl.catchAll()), "/")
 		}
-		return r.Param(s.name)
+		return r.pathParam(s.name)
 	case inBody:
 		return f.bodyField(r.Request, s.name)
 	case inBearer:

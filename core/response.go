@@ -65,7 +65,7 @@ func (t *tap) Status() int                 { return t.status }
 
 func (t *tap) WriteHeader(status int) {
 	if t.status == 0 && (status >= 200 || status == http.StatusSwitchingProtocols) {
-		t.status = status
+		t.answered(status)
 	}
 	t.ResponseWriter.WriteHeader(status)
 }
@@ -87,7 +87,14 @@ func (t *tap) WriteString(s string) (int, error) {
 
 func (t *tap) wrote() {
 	if t.status == 0 {
-		t.status = http.StatusOK
+		t.answered(http.StatusOK)
+	}
+}
+
+func (t *tap) answered(status int) {
+	t.status = status
+	if t.call != nil {
+		t.call.answered.CompareAndSwap(0, int32(status)) //nolint:gosec // a status has three digits
 	}
 }
 

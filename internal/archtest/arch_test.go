@@ -26,10 +26,13 @@ func TestImports(t *testing.T) {
 		pkg   string
 		never []string
 	}{
-		{"core", append(append([]string{module + "/middleware", module + "/service"}, routers...), heavy...)},
+		{"core", append(append([]string{module + "/middleware", module + "/service", "github.com/golang-jwt/"}, routers...), heavy...)},
 		{"socket", append(append([]string{module + "/core", module + "/middleware", module + "/service"}, routers...), heavy...)},
 		{"service", append([]string{module + "/core", module + "/middleware"}, routers...)},
-		{"middleware/gin", append([]string{module + "/service", module + "/middleware/", "github.com/go-chi/", "github.com/labstack/"}, heavy...)},
+		{"middleware/gin", append([]string{module + "/service", module + "/middleware/", "github.com/go-chi/", "github.com/labstack/", "github.com/golang-jwt/"}, heavy...)},
+		{"middleware/chi", append([]string{module + "/service", module + "/middleware/", "github.com/gin-gonic/", "github.com/labstack/", "github.com/golang-jwt/"}, heavy...)},
+		{"middleware/echo", append([]string{module + "/service", module + "/middleware/", "github.com/gin-gonic/", "github.com/go-chi/", "github.com/golang-jwt/"}, heavy...)},
+		{"middleware/middlewaretest", append(append([]string{module + "/service", module + "/middleware/"}, routers...), heavy...)},
 		{"internal/...", []string{module + "/core", module + "/socket", module + "/service", module + "/middleware"}},
 	} {
 		t.Run(rule.pkg, func(t *testing.T) {
@@ -102,6 +105,23 @@ func TestStateMachineDoesNoIO(t *testing.T) {
 					t.Errorf("%s/%s has %q", pkg, file, bad)
 				}
 			}
+		}
+	}
+}
+
+// TestAdaptersAreThin: a router's adapter is one file of less than 120 lines.
+func TestAdaptersAreThin(t *testing.T) {
+	for _, pkg := range []string{"middleware/gin", "middleware/chi", "middleware/echo"} {
+		files := list(t, "{{join .GoFiles \"\\n\"}}", pkg)
+		if len(files) != 1 {
+			t.Fatalf("%s has the files %q", pkg, files)
+		}
+		source, err := os.ReadFile(filepath.Join("../..", pkg, files[0]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if lines := strings.Count(string(source), "\n"); lines >= 120 {
+			t.Errorf("%s/%s has %d lines", pkg, files[0], lines)
 		}
 	}
 }

@@ -25,7 +25,6 @@ func Gin(key string) gin.HandlerFunc {
 	flow, err := core.New(core.Config{APIKey: key})
 	if err != nil {
 		slog.Error("usageflow is off; requests pass unmetered", "error", err)
-		return func(*gin.Context) {}
 	}
 	return Middleware(flow)
 }

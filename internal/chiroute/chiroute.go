@@ -1,0 +1,166 @@
+// Package chiroute finds out which route a chi router is going to run. chi routes behind its middleware, router by router
+// where some are mounted on others, and middleware may stand anywhere between.
+package chiroute
+
+import (
+	"cmp"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/go-chi/chi/v5"
+)
+
+// Finder finds routes. The zero value is ready; it is safe for concurrent use.
+type Finder struct {
+	routes sync.Pool // of *Route
+	tables sync.Map  // *chi.Mux -> table
+}
+
+// table says what stands at each pattern of a router. It does not change.
+type table map[string]entry
+
+// entry is what stands at a pattern. Mount puts a handler at /api, /api/ and /api/*, where routes may have the first two
+// patterns too, by method. Neither own nor router: a handler that is no router is mounted there.
+type entry struct {
+	own    map[string]http.Handler // the routes with just this pattern
+	router chi.Routes              // that is mounted here
+}
+
+// Route is what was found of a request.
+type Route struct {
+	// Pattern of the route, without the *s of the routers in between; "" if chi will find no route.
+	Pattern string
+
+	request *http.Request
+	current *chi.Context // chi's own
+	ahead   chi.Context  // what is found beyond it
+}
+
+// Find returns what chi will find of a request that has come to middleware, or has found already. Release gives it back.
+func (f *Finder) Find(r *http.Request) *Route {
+	route, _ := f.routes.Get().(*Route)
+	if route == nil {
+		route = &Route{}
+	}
+	route.request, route.current = r, chi.RouteContext(r.Context())
+	if route.current != nil && route.current.Routes != nil {
+		route.Pattern = f.find(route.current, &route.ahead, r)
+	}
+	return route
+}
+
+// Release ends the use of a route.
+func (f *Finder) Release(route *Route) {
+	route.Pattern, route.request, route.current = "", nil, nil
+	route.ahead.Reset()
+	f.routes.Put(route)
+}
+
+// Ran is the pattern of the route that chi has run once the middleware's next handler has returned; "" if it ran none.
+func (f *Finder) Ran(route *Route) string {
+	rctx := route.current
+	if rctx == nil || rctx.Routes == nil {
+		return ""
+	}
+	if _, pattern, ran := f.follow(rctx.Routes, "", method(rctx, route.request), rctx.RoutePatterns); ran {
+		return pattern
+	}
+	return ""
+}
+
+// Param returns a parameter of the path; "" if there is none of the name. Where the path has an encoding of its own, chi
+// matches that (URL.RawPath), and decodes nothing.
+func (r *Route) Param(name string) string {
+	if slices.Contains(r.ahead.URLParams.Keys, name) || r.current == nil {
+		return r.ahead.URLParam(name)
+	}
+	return r.current.URLParam(name)
+}
+
+func method(rctx *chi.Context, r *http.Request) string { return cmp.Or(rctx.RouteMethod, r.Method) }
+
+func (f *Finder) find(rctx, ahead *chi.Context, r *http.Request) string {
+	router, pattern, found := f.follow(rctx.Routes, "", method(rctx, r), rctx.RoutePatterns)
+	path := restOfPath(rctx, r)
+	for !found {
+		known := len(ahead.RoutePatterns)
+		matched := router.Find(ahead, method(rctx, r), path) != ""
+		router, pattern, found = f.follow(router, pattern, method(rctx, r), ahead.RoutePatterns[known:])
+		if !found && !matched {
+			return "" // a route that has the pattern of a mounted router is missed by Find
+		}
+		path = "/" // a router is mounted at just this path
+	}
+	return pattern
+}
+
+// restOfPath is the path that the router will match which is the next to do so.
+func restOfPath(rctx *chi.Context, r *http.Request) string {
+	if n := len(rctx.RoutePatterns); n > 0 {
+		if !strings.HasSuffix(rctx.RoutePatterns[n-1], "*") {
+			return "/" // a router is mounted at just this path
+		}
+		if rest := rctx.URLParam("*"); rest != "" {
+			return "/" + rest // the middleware stands between the match and the mounted router
+		}
+	}
+	return cmp.Or(rctx.RoutePath, r.URL.RawPath, r.URL.Path, "/")
+}
+
+// follow goes from router to router along the patterns that were matched. It ends at a route, whose whole pattern it returns,
+// or at the router that is next, with the pattern so far.
+func (f *Finder) follow(router chi.Routes, pattern, method string, matched []string) (next chi.Routes, whole string, route bool) {
+	for _, p := range matched {
+		switch e := f.entry(router, p); {
+		case e.own[method] != nil && pattern != "" && p == "/":
+			return nil, pattern, true // as chi.Context.RoutePattern has it
+		case e.own[method] != nil:
+			return nil, pattern + p, true
+		case e.router == nil: // one name for all that is below a mounted handler
+			return nil, pattern + strings.TrimSuffix(p, "/") + "/*", true
+		default:
+			router, pattern = e.router, pattern+strings.TrimSuffix(strings.TrimSuffix(p, "*"), "/")
+		}
+	}
+	return router, pattern, false
+}
+
+// entry returns what stands at a pattern that has matched. A router's table is read when one is met that it does not have.
+func (f *Finder) entry(router chi.Routes, pattern string) entry {
+	mux, ok := router.(*chi.Mux)
+	if !ok {
+		return newTable(router)[pattern] // it may be no key of a map
+	}
+	old, _ := f.tables.Load(mux)
+	known, _ := old.(table)
+	if e, ok := known[pattern]; ok {
+		return e
+	}
+	t := newTable(router)
+	for _, p := range append(slices.Collect(maps.Keys(known)), pattern) {
+		if _, ok := t[p]; !ok {
+			t[p] = entry{} // chi does not list what Mount has put at /api and /api/
+		}
+	}
+	f.tables.Store(mux, t)
+	return t[pattern]
+}
+
+func newTable(router chi.Routes) table {
+	t := make(table)
+	for _, r := range router.Routes() {
+		if r.SubRoutes == nil {
+			t[r.Pattern] = entry{own: r.Handlers, router: t[r.Pattern].router}
+			continue
+		}
+		t[r.Pattern] = entry{own: r.Handlers} // and what Mount has put there, as "*"
+		base := strings.TrimSuffix(r.Pattern, "*")
+		for _, p := range []string{r.Pattern, base, strings.TrimSuffix(base, "/")} {
+			t[p] = entry{own: t[p].own, router: r.SubRoutes}
+		}
+	}
+	return t
+}

@@ -1,0 +1,117 @@
+// Package usageflow meters and limits echo routes:
+//
+//	e := echo.New()
+//	e.Use(usageflow.Echo(key))
+//
+// All behaviour is in package core; this is what core needs to know of echo. In a handler,
+// core.FromContext(c.Request().Context()) is the request's call.
+package usageflow
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"slices"
+	"sync"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/usageflow/usageflow-go-middleware/core"
+)
+
+// Echo returns middleware that meters with the given key, over the service at USAGEFLOW_URL. Where the key can't be used it
+// logs an error, and requests pass through. To drain settlements when the process ends, make the flow with core.New,
+// give it to Middleware, and call its Shutdown.
+func Echo(key string) echo.MiddlewareFunc {
+	flow, err := core.New(core.Config{APIKey: key})
+	if err != nil {
+		slog.Error("usageflow is off; requests pass unmetered", "error", err)
+	}
+	return Middleware(flow)
+}
+
+// Middleware returns middleware over a flow, which may have several. It goes on the Echo (Use, not Pre, which runs before
+// echo has chosen a route), a group or a route, or several of them, where it meters once. A nil flow lets requests pass.
+func Middleware(flow *core.Flow) echo.MiddlewareFunc {
+	if flow == nil {
+		return func(next echo.HandlerFunc) echo.HandlerFunc { return next }
+	}
+	routers := &sync.Map{} // *echo.Router -> its routes' methods by pattern, a map[string][]string
+	return func(next echo.HandlerFunc) echo.HandlerFunc {
+		return func(c echo.Context) error {
+			route, method := matched(c, routers), c.Request().Method
+			if flow.Applies(method, route) {
+				return serve(flow, c, route, next)
+			}
+			err := next(c)
+			if route == "" {
+				flow.Missed(method, matched(c, routers))
+			}
+			return err
+		}
+	}
+}
+
+// matched is the pattern of the route that echo has found, "" where it has found none: echo has a pattern for a wrong method too, and
+// for what a group or RouteNotFound catches.
+func matched(c echo.Context, routers *sync.Map) string {
+	if c.Path() == "" || c.Get(echo.ContextKeyHeaderAllow) != nil {
+		return ""
+	}
+	router := c.Echo().Router()
+	if host, ok := c.Echo().Routers()[c.Request().Host]; ok {
+		router = host
+	}
+	known, ok := routers.Load(router)
+	if !ok {
+		patterns := make(map[string][]string)
+		for _, r := range router.Routes() {
+			patterns[r.Path] = append(patterns[r.Path], r.Method)
+		}
+		known, _ = routers.LoadOrStore(router, patterns)
+	}
+	methods := known.(map[string][]string)[c.Path()]
+	if slices.Contains(methods, echo.RouteNotFound) && !slices.Contains(methods, c.Request().Method) {
+		return ""
+	}
+	return c.Path()
+}
+
+func serve(flow *core.Flow, c echo.Context, route string, next echo.HandlerFunc) error {
+	r, w := c.Request(), c.Response()
+	call, denial := flow.Begin(r.Context(), &core.Request{Request: r, Route: route, Param: c.Param, RawParam: true, ClientIP: c.RealIP()})
+	if denial != nil {
+		denial.ServeHTTP(w, r)
+		return nil
+	}
+	if call == nil {
+		return next(c)
+	}
+	tap := call.Writer(w.Writer)
+	w.Writer = tap
+	c.SetRequest(call.Request(r))
+	returned := false
+	defer func() {
+		if !returned {
+			call.Abort() // the panic goes on
+		}
+	}()
+	err := next(c)
+	returned = true
+	if err == nil || tap.Status() != 0 {
+		call.End(tap.Status())
+		return err
+	}
+	if ctx := r.Context(); ctx.Err() != nil {
+		call.End(0) // nobody is there to be answered
+		return err
+	} else if ctx.Value(http.ServerContextKey) != nil {
+		context.AfterFunc(ctx, call.Hold()) // echo's error handler will answer; the server ends ctx when it has
+	}
+	status := http.StatusInternalServerError // unless the handler, which is seen to answer meanwhile, says otherwise
+	if he, ok := err.(*echo.HTTPError); ok { //nolint:errorlint // echo's own does not unwrap
+		status = he.Code
+	}
+	call.End(status)
+	return err
+}
