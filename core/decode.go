@@ -25,6 +25,7 @@ const (
 type decoder struct {
 	encoding string
 	text     func([]byte)
+	most     int64  // bytes that are decoded
 	head     []byte // the body's first bytes, before it is decided what it is
 	decided  bool
 	plain    bool
@@ -46,7 +47,7 @@ func newDecoder(contentEncoding []string, text func([]byte)) *decoder {
 	if len(encodings) == 0 {
 		return nil
 	}
-	return &decoder{encoding: strings.Join(encodings, ", "), text: text}
+	return &decoder{encoding: strings.Join(encodings, ", "), text: text, most: maxDecodedBytes}
 }
 
 func (d *decoder) write(p []byte) {
@@ -79,7 +80,7 @@ func (d *decoder) decide() {
 		d.plain = true
 		return
 	case d.encoding == "deflate": // some send it without its frame
-		open = func(r io.Reader) (io.ReadCloser, error) { return flate.NewReader(r), nil }
+		open = openFlate
 	default:
 		d.problem = fmt.Sprintf("its body is encoded (%s) and can't be read here", d.encoding)
 		return
@@ -87,7 +88,7 @@ func (d *decoder) decide() {
 	r, w := io.Pipe()
 	d.pipe, d.done = w, make(chan error, 1)
 	go func() {
-		err := decode(r, open, d.text)
+		err := decode(r, open, d.text, d.most)
 		_ = r.CloseWithError(io.ErrClosedPipe) // what comes now is not waited for
 		d.done <- err
 	}()
@@ -103,13 +104,13 @@ func isText(head []byte) bool {
 
 var errTooLong = errors.New("its body is too long to be decoded")
 
-func decode(r io.Reader, open func(io.Reader) (io.ReadCloser, error), text func([]byte)) error {
+func decode(r io.Reader, open func(io.Reader) (io.ReadCloser, error), text func([]byte), most int64) error {
 	body, err := open(r)
 	if err != nil {
 		return err
 	}
-	n, err := io.Copy(writerFunc(text), io.LimitReader(body, maxDecodedBytes+1))
-	if n > maxDecodedBytes {
+	n, err := io.Copy(writerFunc(text), io.LimitReader(body, most+1))
+	if n > most {
 		err = errTooLong
 	}
 	return errors.Join(err, body.Close())
@@ -139,6 +140,8 @@ func (d *decoder) close() (problem string) {
 	}
 	return d.problem
 }
+
+func openFlate(r io.Reader) (io.ReadCloser, error) { return flate.NewReader(r), nil } //nolint:unparam // it is one of several that may fail
 
 func openGzip(r io.Reader) (io.ReadCloser, error) {
 	zr, err := gzip.NewReader(r)

@@ -112,7 +112,7 @@ func TestEncodedResponses(t *testing.T) {
 	}
 }
 
-// A few bytes that stand for very many are not decoded for ever, and the stream of an encoder that flushes is read as it comes.
+// The stream of an encoder that flushes is read as it comes.
 func TestEncodedStreams(t *testing.T) {
 	h := newHarness(t, func(s *sockettest.Server) { s.SetPolicies(tracked("usage.total_tokens")) })
 	h.do(h.route("/x", func(w http.ResponseWriter, _ *http.Request) {
@@ -128,26 +128,5 @@ func TestEncodedStreams(t *testing.T) {
 	h.settled(1)
 	if u := h.use(); u.Amount != 499 {
 		t.Errorf("amount %v", u.Amount)
-	}
-	if testing.Short() {
-		return
-	}
-	var bomb bytes.Buffer
-	zw, err := gzip.NewWriterLevel(&bomb, gzip.BestCompression)
-	if err != nil {
-		t.Fatal(err)
-	}
-	spaces := bytes.Repeat([]byte{' '}, 1<<20)
-	for range 260 {
-		_, _ = zw.Write(spaces)
-	}
-	_, _ = io.WriteString(zw, `{"usage":{"total_tokens":7}}`)
-	_ = zw.Close()
-	h.do(h.route("/x", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Encoding", "gzip")
-		_, _ = w.Write(bomb.Bytes())
-	}), get("/x"))
-	if s := h.settled(2); s.Unreadable != 1 || h.logs.count("too long to be decoded") != 1 {
-		t.Errorf("stats %+v, log:\n%s", s, h.logs)
 	}
 }

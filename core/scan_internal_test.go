@@ -1,6 +1,8 @@
 package core
 
 import (
+	"bytes"
+	"compress/gzip"
 	"encoding/json"
 	"fmt"
 	"math"
@@ -246,6 +248,27 @@ func FuzzEventScanner(f *testing.F) {
 			}
 		}
 	})
+}
+
+// A few bytes that stand for very many are not decoded for ever.
+func TestDecodingIsBounded(t *testing.T) {
+	var bomb bytes.Buffer
+	zw := gzip.NewWriter(&bomb)
+	for range 64 {
+		_, _ = zw.Write(bytes.Repeat([]byte{' '}, 1<<16))
+	}
+	_ = zw.Close()
+	for most, want := range map[int64]string{1 << 20: "too long to be decoded", 4 << 20: ""} {
+		n := int64(0)
+		d := newDecoder([]string{"gzip"}, func(p []byte) { n += int64(len(p)) })
+		d.most = most
+		for _, b := range bomb.Bytes() {
+			d.write([]byte{b})
+		}
+		if problem := d.close(); n > most+1 || (want == "") != (problem == "") || !strings.Contains(problem, want) {
+			t.Errorf("%d bytes of at most %d, %q", n, most, problem)
+		}
+	}
 }
 
 // The scanner keeps nothing of what it reads, and does not slow down in it.
