@@ -76,7 +76,7 @@ func httpContenders(conns int, only app.Variant) []contender {
 			return
 		}
 		c := &contenders[len(contenders)-1]
-		c.name, c.start = name, func() (runner, error) { return startHTTP(v, conns, body) }
+		c.name, c.start = name, func() (runner, error) { return startHTTP(app.Gin, v, conns, body) }
 	}
 	add("bare gin", app.Bare, false)
 	add("gin + whitelisted route", app.Whitelisted, false)
@@ -97,7 +97,7 @@ type httpRunner struct {
 	generator *child.Process
 }
 
-func startHTTP(v app.Variant, conns int, body bool) (_ runner, err error) {
+func startHTTP(router app.Router, v app.Variant, conns int, body bool) (_ runner, err error) {
 	h := &httpRunner{variant: v}
 	defer func() {
 		if err != nil {
@@ -107,7 +107,7 @@ func startHTTP(v app.Variant, conns int, body bool) (_ runner, err error) {
 	if h.service, err = fake.StartRemote(v.Service()); err != nil {
 		return nil, err
 	}
-	if h.api, err = app.StartRemote(v, h.service.URL); err != nil {
+	if h.api, err = app.StartRemote(router, v, h.service.URL); err != nil {
 		return nil, err
 	}
 	if err := h.ready(); err != nil {

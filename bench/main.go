@@ -20,6 +20,7 @@ const usage = `usage: go run . <benchmark> [flags]
 
   pool    SendAsync over a pool of connections, beside raw pipelined frames
   http    a Gin API over real HTTP: bare, metered, rate limited, and a peer
+  routers what the adapters for gin, chi and echo cost over their bare routers
   broker  requests and uploads through the TCP broker, beside a relay, nats and grpc
 
 go run . <benchmark> -h lists the flags. The cost of a handler: go test -run - -bench . ./...
@@ -44,7 +45,7 @@ func main() {
 }
 
 func run(args []string) error {
-	benchmarks := map[string]func([]string) error{"pool": runPool, "http": runHTTP, "broker": runBroker}
+	benchmarks := map[string]func([]string) error{"pool": runPool, "http": runHTTP, "routers": runRouters, "broker": runBroker}
 	if len(args) > 0 {
 		if benchmark, ok := benchmarks[args[0]]; ok {
 			return benchmark(args[1:])

@@ -69,7 +69,7 @@ func (s *subject) ready(b *testing.B) {
 	b.Helper()
 	r := s.r.Clone(b.Context())
 	r.URL.Path = app.ReadyPath
-	s.Engine.ServeHTTP(&s.w, r) // waits for the configuration
+	s.Handler.ServeHTTP(&s.w, r) // waits for the configuration
 	if s.Flow != nil && s.Flow.Stats().Admitted != 1 {
 		b.Fatalf("%s is not metering: %+v", s.variant, s.Flow.Stats())
 	}
@@ -77,7 +77,7 @@ func (s *subject) ready(b *testing.B) {
 
 func (s *subject) serve(n int) {
 	for range n {
-		s.Engine.ServeHTTP(&s.w, s.r)
+		s.Handler.ServeHTTP(&s.w, s.r)
 	}
 }
 

@@ -4,11 +4,11 @@ package chiroute
 
 import (
 	"cmp"
-	"maps"
 	"net/http"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/go-chi/chi/v5"
 )
@@ -16,23 +16,34 @@ import (
 // Finder finds routes. The zero value is ready; it is safe for concurrent use.
 type Finder struct {
 	routes sync.Pool // of *Route
-	tables sync.Map  // *chi.Mux -> table
+	tables sync.Map  // *chi.Mux -> *table
+	latest atomic.Pointer[table]
 }
 
 // table says what stands at each pattern of a router. It does not change.
-type table map[string]entry
+type table struct {
+	router  chi.Routes
+	entries map[string]entry
+}
 
 // entry is what stands at a pattern. Mount puts a handler at /api, /api/ and /api/*, where routes may have the first two
 // patterns too, by method. Neither own nor router: a handler that is no router is mounted there.
 type entry struct {
 	own    map[string]http.Handler // the routes with just this pattern
 	router chi.Routes              // that is mounted here
+	plain  bool                    // nothing is mounted here: what matches is a route
 }
+
+// hasRoute reports whether the route with just this pattern is what a request of the method matches.
+func (e *entry) hasRoute(method string) bool { return e.plain || e.own[method] != nil }
 
 // Route is what was found of a request.
 type Route struct {
 	// Pattern of the route, without the *s of the routers in between; "" if chi will find no route.
 	Pattern string
+	// Param returns a parameter of the path; "" if there is none of the name. Where the path has an encoding of its own, chi
+	// matches that (URL.RawPath), and decodes nothing.
+	Param func(name string) string
 
 	request *http.Request
 	current *chi.Context // chi's own
@@ -44,6 +55,7 @@ func (f *Finder) Find(r *http.Request) *Route {
 	route, _ := f.routes.Get().(*Route)
 	if route == nil {
 		route = &Route{}
+		route.Param = route.param
 	}
 	route.request, route.current = r, chi.RouteContext(r.Context())
 	if route.current != nil && route.current.Routes != nil {
@@ -71,9 +83,7 @@ func (f *Finder) Ran(route *Route) string {
 	return ""
 }
 
-// Param returns a parameter of the path; "" if there is none of the name. Where the path has an encoding of its own, chi
-// matches that (URL.RawPath), and decodes nothing.
-func (r *Route) Param(name string) string {
+func (r *Route) param(name string) string {
 	if slices.Contains(r.ahead.URLParams.Keys, name) || r.current == nil {
 		return r.ahead.URLParam(name)
 	}
@@ -114,10 +124,11 @@ func restOfPath(rctx *chi.Context, r *http.Request) string {
 // or at the router that is next, with the pattern so far.
 func (f *Finder) follow(router chi.Routes, pattern, method string, matched []string) (next chi.Routes, whole string, route bool) {
 	for _, p := range matched {
-		switch e := f.entry(router, p); {
-		case e.own[method] != nil && pattern != "" && p == "/":
+		e := f.entry(router, p)
+		switch {
+		case e.hasRoute(method) && pattern != "" && p == "/":
 			return nil, pattern, true // as chi.Context.RoutePattern has it
-		case e.own[method] != nil:
+		case e.hasRoute(method):
 			return nil, pattern + p, true
 		case e.router == nil: // one name for all that is below a mounted handler
 			return nil, pattern + strings.TrimSuffix(p, "/") + "/*", true
@@ -132,35 +143,57 @@ func (f *Finder) follow(router chi.Routes, pattern, method string, matched []str
 func (f *Finder) entry(router chi.Routes, pattern string) entry {
 	mux, ok := router.(*chi.Mux)
 	if !ok {
-		return newTable(router)[pattern] // it may be no key of a map
+		return newTable(router, pattern).entries[pattern] // the router may be no key of a map
 	}
-	old, _ := f.tables.Load(mux)
-	known, _ := old.(table)
-	if e, ok := known[pattern]; ok {
-		return e
+	known := f.latest.Load()
+	if known == nil || known.router != router {
+		known = nil
+		if t, ok := f.tables.Load(mux); ok {
+			known = t.(*table)
+			f.latest.Store(known)
+		}
 	}
-	t := newTable(router)
-	for _, p := range append(slices.Collect(maps.Keys(known)), pattern) {
-		if _, ok := t[p]; !ok {
-			t[p] = entry{} // chi does not list what Mount has put at /api and /api/
+	if known != nil {
+		if e, ok := known.entries[pattern]; ok {
+			return e
+		}
+	}
+	t := newTable(router, pattern)
+	if known != nil {
+		for p := range known.entries {
+			t.know(p)
 		}
 	}
 	f.tables.Store(mux, t)
-	return t[pattern]
+	f.latest.Store(t)
+	return t.entries[pattern]
 }
 
-func newTable(router chi.Routes) table {
-	t := make(table)
+func newTable(router chi.Routes, matched string) *table {
+	t := &table{router, make(map[string]entry)}
 	for _, r := range router.Routes() {
 		if r.SubRoutes == nil {
-			t[r.Pattern] = entry{own: r.Handlers, router: t[r.Pattern].router}
+			t.entries[r.Pattern] = entry{own: r.Handlers, router: t.entries[r.Pattern].router}
 			continue
 		}
-		t[r.Pattern] = entry{own: r.Handlers} // and what Mount has put there, as "*"
+		t.entries[r.Pattern] = entry{own: r.Handlers} // and what Mount has put there, as "*"
 		base := strings.TrimSuffix(r.Pattern, "*")
 		for _, p := range []string{r.Pattern, base, strings.TrimSuffix(base, "/")} {
-			t[p] = entry{own: t[p].own, router: r.SubRoutes}
+			t.entries[p] = entry{own: t.entries[p].own, router: r.SubRoutes}
 		}
 	}
+	for p, e := range t.entries {
+		_, below := t.entries[strings.TrimSuffix(p, "/")+"/*"] // may be that of a handler which is mounted here
+		e.plain = e.router == nil && !below
+		t.entries[p] = e
+	}
+	t.know(matched)
 	return t
+}
+
+// know adds a pattern that chi matches and does not list: what Mount has put at /api and /api/.
+func (t *table) know(pattern string) {
+	if _, ok := t.entries[pattern]; !ok {
+		t.entries[pattern] = entry{}
+	}
 }

@@ -36,42 +36,44 @@ func Middleware(flow *core.Flow) echo.MiddlewareFunc {
 	if flow == nil {
 		return func(next echo.HandlerFunc) echo.HandlerFunc { return next }
 	}
-	routers := &sync.Map{} // *echo.Router -> its routes' methods by pattern, a map[string][]string
+	tables := &tables{}
 	return func(next echo.HandlerFunc) echo.HandlerFunc {
 		return func(c echo.Context) error {
-			route, method := matched(c, routers), c.Request().Method
+			route, method := tables.matched(c), c.Request().Method
 			if flow.Applies(method, route) {
 				return serve(flow, c, route, next)
 			}
 			err := next(c)
 			if route == "" {
-				flow.Missed(method, matched(c, routers))
+				flow.Missed(method, tables.matched(c))
 			}
 			return err
 		}
 	}
 }
 
+type tables struct{ sync.Map } // *echo.Router -> map[string][]string, the methods of its routes by pattern
+
 // matched is the pattern of the route that echo has found, "" where it has found none: echo has a pattern for a wrong method too, and
 // for what a group or RouteNotFound catches.
-func matched(c echo.Context, routers *sync.Map) string {
-	if c.Path() == "" || c.Get(echo.ContextKeyHeaderAllow) != nil {
-		return ""
-	}
+func (t *tables) matched(c echo.Context) string {
 	router := c.Echo().Router()
 	if host, ok := c.Echo().Routers()[c.Request().Host]; ok {
 		router = host
 	}
-	known, ok := routers.Load(router)
+	table, ok := t.Load(router)
 	if !ok {
 		patterns := make(map[string][]string)
 		for _, r := range router.Routes() {
 			patterns[r.Path] = append(patterns[r.Path], r.Method)
 		}
-		known, _ = routers.LoadOrStore(router, patterns)
+		table, _ = t.LoadOrStore(router, patterns)
 	}
-	methods := known.(map[string][]string)[c.Path()]
-	if slices.Contains(methods, echo.RouteNotFound) && !slices.Contains(methods, c.Request().Method) {
+	methods := table.(map[string][]string)[c.Path()]
+	if slices.Contains(methods, c.Request().Method) {
+		return c.Path()
+	}
+	if slices.Contains(methods, echo.RouteNotFound) || c.Get(echo.ContextKeyHeaderAllow) != nil {
 		return ""
 	}
 	return c.Path()

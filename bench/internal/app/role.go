@@ -20,15 +20,16 @@ type Remote struct {
 }
 
 type startArg struct {
+	Router  Router
 	Variant Variant
 	URL     string
 }
 
 // StartRemote starts a variant against the service at url, which may be empty where it uses none.
-func StartRemote(v Variant, url string) (*Remote, error) {
+func StartRemote(router Router, v Variant, url string) (*Remote, error) {
 	r := &Remote{}
 	var err error
-	r.Process, err = child.Start(RoleName, startArg{v, url}, &r.Addr)
+	r.Process, err = child.Start(RoleName, startArg{router, v, url}, &r.Addr)
 	return r, err
 }
 
@@ -38,7 +39,7 @@ func Role(arg json.RawMessage) (child.Handler, any, error) {
 	if err := json.Unmarshal(arg, &start); err != nil {
 		return nil, nil, err
 	}
-	a, err := New(start.Variant, Options{URL: start.URL})
+	a, err := New(start.Variant, Options{Router: start.Router, URL: start.URL})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -47,8 +48,8 @@ func Role(arg json.RawMessage) (child.Handler, any, error) {
 		return nil, nil, err
 	}
 	go func() {
-		// No timeouts, as in gin's own Run: a timeout costs every request a little.
-		if err := http.Serve(l, a.Engine); err != nil {
+		// No timeouts, as in the routers' own ways to run: a timeout costs every request a little.
+		if err := http.Serve(l, a.Handler); err != nil {
 			fmt.Fprintln(os.Stderr, "app:", err)
 		}
 	}()
