@@ -71,7 +71,7 @@ func (d *decoder) write(p []byte) {
 func (d *decoder) decide() {
 	d.decided = true
 	var open func(io.Reader) (io.ReadCloser, error)
-	switch head := d.head; {
+	switch head := d.head[:min(len(d.head), sniffBytes)]; { // of a longer piece no more is looked at than of short ones
 	case (d.encoding == "gzip" || d.encoding == "x-gzip") && bytes.HasPrefix(head, []byte{0x1f, 0x8b}):
 		open = openGzip
 	case d.encoding == "deflate" && len(head) >= 2 && head[0]&0x0f == 8 && (int(head[0])<<8|int(head[1]))%31 == 0:

@@ -250,6 +250,42 @@ func FuzzEventScanner(f *testing.F) {
 	})
 }
 
+// FuzzEncodedResponse checks that a body of any encoding, cut anywhere, tells what it tells in one piece, and harms nothing.
+func FuzzEncodedResponse(f *testing.F) {
+	var zipped bytes.Buffer
+	zw := gzip.NewWriter(&zipped)
+	_, _ = zw.Write([]byte(`{"n":5}`))
+	_ = zw.Close()
+	for _, encoding := range []string{"gzip", "deflate", "br", "gzip, deflate", ""} {
+		f.Add(encoding, "application/json", zipped.Bytes(), uint16(3))
+		f.Add(encoding, "text/event-stream", []byte("data: {\"n\":5}\n\n"), uint16(9))
+		f.Add(encoding, "application/x-ndjson", []byte("{\"n\":5}\n{\"n\""), uint16(1))
+		f.Add(encoding, "application/json-seq", []byte("x\x9c\x00\x01"), uint16(1))
+	}
+	f.Fuzz(func(t *testing.T, encoding, contentType string, body []byte, seed uint16) {
+		header := http.Header{"Content-Encoding": {encoding}, "Content-Type": {contentType}}
+		scan := func(pieces ...[]byte) (float64, bool, bool) {
+			s := newResponseScanner(newTracked([]string{"n", "usage.total_tokens"}))
+			for _, p := range pieces {
+				if len(p) > 0 {
+					s.write(header, p)
+				}
+			}
+			problem := s.close()
+			amount, found := s.amount()
+			return amount, found, problem != ""
+		}
+		amount, found, problem := scan(body)
+		if len(body) == 0 {
+			return
+		}
+		at := int(seed) % len(body)
+		if cutAmount, cutFound, cutProblem := scan(body[:at], body[at:]); found != cutFound || problem != cutProblem || (found && !same(amount, cutAmount)) {
+			t.Fatalf("whole: %v, %v, %v; cut at %d: %v, %v, %v", amount, found, problem, at, cutAmount, cutFound, cutProblem)
+		}
+	})
+}
+
 // A few bytes that stand for very many are not decoded for ever.
 func TestDecodingIsBounded(t *testing.T) {
 	var bomb bytes.Buffer

@@ -134,12 +134,42 @@ func testInterfaces(t *testing.T, adapter Adapter) {
 	if got, want := a.get(with, "/x").body, a.get(without, "/x").body; got != want {
 		t.Errorf("HTTP/1: got %s, without the middleware %s", got, want)
 	}
+	// What is copied goes to the ReadFrom of the writer below, where it does without the middleware: so does a file, by sendfile.
+	copies := 0
+	setup.Before = []Middleware{func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { next.ServeHTTP(&copier{w, &copies}, r) })
+	}}
+	setup.Routes = at("/x", func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.Copy(w, struct{ io.Reader }{strings.NewReader("copy")})
+	})
+	with, without = a.serve(setup), a.bare(setup)
+	if got := a.get(without, "/x").body; got != "copy" {
+		t.Errorf("got %q", got)
+	}
+	want := copies
+	if got := a.get(with, "/x").body; got != "copy" || copies != 2*want {
+		t.Errorf("got %q; %d calls of ReadFrom, without the middleware %d", got, copies-want, want)
+	}
+	setup.Before, setup.Routes = nil, at("/x", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, interfaces(w)) })
 	with, without = a.serveHTTP2(setup, true), a.serveHTTP2(setup, false)
 	if got, want := a.get(with, "/x").body, a.get(without, "/x").body; got != want {
 		t.Errorf("HTTP/2: got %s, without the middleware %s", got, want)
 	}
-	a.Drained(2)
+	a.Drained(3)
 }
+
+// copier counts the calls of its ReadFrom.
+type copier struct {
+	http.ResponseWriter
+	copies *int
+}
+
+func (c *copier) ReadFrom(r io.Reader) (int64, error) {
+	*c.copies++
+	return io.Copy(c.ResponseWriter, r)
+}
+
+func (c *copier) Unwrap() http.ResponseWriter { return c.ResponseWriter }
 
 // serveHTTP2 is serve or bare over HTTP/2.
 func (a *App) serveHTTP2(s Setup, metered bool) *httptest.Server {
