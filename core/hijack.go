@@ -11,12 +11,14 @@ import (
 )
 
 // Hijack takes over the connection below w. The call then lasts until the connection is closed, also when the
-// handler has returned before.
+// handler has returned before. What is said on the connection is not HTTP any more: the call's status is 101, unless another
+// went out before.
 func (c *Call) Hijack(w http.ResponseWriter) (net.Conn, *bufio.ReadWriter, error) {
 	conn, rw, err := http.NewResponseController(w).Hijack()
 	if err != nil || c == nil {
 		return conn, rw, err
 	}
+	c.answered.CompareAndSwap(0, http.StatusSwitchingProtocols)
 	c.mu.Lock()
 	c.hijacked = true
 	c.mu.Unlock()

@@ -36,7 +36,7 @@ func (c *Call) WroteString(header http.Header, s string) {
 // ResponseWriter is the response writer that a metered handler gets from Call.Writer.
 type ResponseWriter interface {
 	http.ResponseWriter
-	// Status is the status that was written; 0 if none was.
+	// Status is the status that was written; 0 if none was, 101 where the connection was taken over first.
 	Status() int
 	// Unwrap returns the writer below, for http.ResponseController.
 	Unwrap() http.ResponseWriter
@@ -120,7 +120,11 @@ func (t tapFlusher) FlushError() error {
 }
 
 func (t tapHijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	return t.call.Hijack(t.ResponseWriter)
+	conn, rw, err := t.call.Hijack(t.ResponseWriter)
+	if err == nil && t.status == 0 {
+		t.status = http.StatusSwitchingProtocols
+	}
+	return conn, rw, err
 }
 
 func (t tapPusher) Push(target string, opts *http.PushOptions) error {

@@ -255,10 +255,16 @@ func TestStatsAlwaysAddUp(t *testing.T) {
 		})
 	}
 	all.Wait()
-	h.wait("the end", func(s core.Stats) bool { return s.Pending == 0 })
+	drained := func(s core.Stats) bool { return s.Pending == 0 }
+	h.wait("the end", drained)
+	// On a busy machine nearly all of these may have found no room; now there is some.
+	for _, amount := range []float64{0, 1} {
+		h.do(h.route("/x", func(_ http.ResponseWriter, r *http.Request) { core.FromContext(r.Context()).SetAmount(amount) }), get("/x"))
+		h.wait("the last ones", drained)
+	}
 	close(stop)
 	watchers.Wait()
-	if s := h.flow.Stats(); s.Admitted != 1200 || s.Voided == 0 || s.Settled == 0 {
+	if s := h.flow.Stats(); s.Admitted != 1202 || s.Voided == 0 || s.Settled == 0 {
 		t.Errorf("stats %+v", s)
 	}
 }

@@ -211,6 +211,35 @@ func TestPre(t *testing.T) {
 	}
 }
 
+// A handler that has taken over its connection and then returns an error is settled when that is closed, like any other.
+func TestErrorAfterHijack(t *testing.T) {
+	a := middlewaretest.Start(t, nil)
+	e := echo.New()
+	e.Logger.SetOutput(io.Discard)
+	e.Use(usageflow.Middleware(a.Flow))
+	e.GET("/x", func(c echo.Context) error {
+		conn, _, err := c.Response().Hijack()
+		if err != nil {
+			t.Error(err)
+			return err
+		}
+		defer conn.Close()
+		_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n")
+		return errors.New("the peer has gone")
+	})
+	ts := httptest.NewServer(e)
+	defer ts.Close()
+	resp, err := http.Get(ts.URL + "/x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	if use := a.Uses(1)[0]; use.Metadata["responseStatusCode"] != 101.0 || use.Amount != 1 {
+		t.Errorf("settlement %+v", use)
+	}
+	a.Drained(1)
+}
+
 // What echo itself offers for answers is seen; a colon that begins no parameter has its one form.
 func TestAnswers(t *testing.T) {
 	a := middlewaretest.Start(t, func(s *sockettest.Server) {

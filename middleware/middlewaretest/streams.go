@@ -168,7 +168,7 @@ func testWebSocket(t *testing.T, adapter Adapter) {
 			t.Errorf("returns %v: stats %+v", returns, s)
 		}
 		_ = ws.Close()
-		if use := a.use(1); use.Amount != 15 || use.Metadata["responseStatusCode"] != 101.0 && use.Metadata["responseStatusCode"] != 200.0 {
+		if use := a.use(1); use.Amount != 15 || use.Metadata["responseStatusCode"] != 101.0 {
 			t.Errorf("returns %v: settlement %+v", returns, use)
 		}
 		<-returned
