@@ -94,7 +94,7 @@ func (s *Service) serveStats(w http.ResponseWriter, _ *http.Request) {
 	writeJSON(w, http.StatusOK, map[string]any{
 		"now":          time.Now().UnixMilli(),
 		"startedAt":    s.started.UnixMilli(),
-		"applications": len(s.config.Applications),
+		"applications": len(s.config.Load().Applications),
 		"connections":  s.connections(),
 		"ledger":       s.ledger.Counters(),
 		"refused":      s.counts.refused.Load(),

@@ -16,9 +16,16 @@ import (
 // kept as SHA-256 hashes only.
 type Config struct {
 	Applications []*Application
+	// Server holds settings of the program that runs the service, by name. The service itself does not look at them.
+	Server map[string]string
 
-	byKey map[[sha256.Size]byte]*Application
+	byKey map[keyHash]*Application
 }
+
+// keyHash is what is kept of a key.
+type keyHash [sha256.Size]byte
+
+func hashKey(key string) keyHash { return sha256.Sum256([]byte(key)) }
 
 // Application is one tenant: its ledgers are apart from those of every other application.
 type Application struct {
@@ -72,7 +79,7 @@ const (
 
 // Application returns the application that key belongs to, or nil.
 func (c *Config) Application(key string) *Application {
-	return c.byKey[sha256.Sum256([]byte(key))]
+	return c.byKey[hashKey(key)]
 }
 
 // LoadConfig reads the YAML file at path. What it does not know, it refuses; errors name the file and,

@@ -2,13 +2,13 @@ package service
 
 import (
 	"cmp"
-	"crypto/sha256"
 	"fmt"
 	"strings"
 )
 
 // configFile is the YAML form of a Config.
 type configFile struct {
+	Server       map[string]string `yaml:"server"`
 	Applications []applicationFile `yaml:"applications"`
 }
 
@@ -53,7 +53,7 @@ func (f *configFile) config() (*Config, error) {
 	if len(f.Applications) == 0 {
 		return nil, invalid("$.applications", "there is no application")
 	}
-	c := &Config{byKey: map[[sha256.Size]byte]*Application{}}
+	c := &Config{Server: f.Server, byKey: map[keyHash]*Application{}}
 	names := map[string]bool{}
 	for i := range f.Applications {
 		path := fmt.Sprintf("$.applications[%d]", i)
@@ -66,7 +66,7 @@ func (f *configFile) config() (*Config, error) {
 		}
 		names[a.Name] = true
 		for k, key := range f.Applications[i].Keys {
-			hash := sha256.Sum256([]byte(key))
+			hash := hashKey(key)
 			if key == "" {
 				return nil, invalid(fmt.Sprintf("%s.keys[%d]", path, k), "the key is empty")
 			}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -36,7 +37,9 @@ var errBinary = errors.New("the peer sent a binary message")
 // arrive, and nobody waits for one to be durable before the next is submitted.
 type conn struct {
 	service *Service
-	app     *Application
+	key     keyHash
+	name    string // of the application
+	app     atomic.Pointer[Application]
 	ws      *websocket.Conn
 	out     *outbox
 	// slots has one element per operation in flight.
@@ -47,8 +50,27 @@ type conn struct {
 	leaveOnce sync.Once
 }
 
-func newConn(s *Service, app *Application, ws *websocket.Conn, flush *flushConn) *conn {
-	return &conn{service: s, app: app, ws: ws, out: newOutbox(ws, flush), slots: make(chan struct{}, maxInFlight)}
+func newConn(s *Service, key keyHash, app *Application, ws *websocket.Conn, flush *flushConn) *conn {
+	c := &conn{service: s, key: key, name: app.Name, ws: ws, out: newOutbox(ws, flush), slots: make(chan struct{}, maxInFlight)}
+	c.app.Store(app)
+	return c
+}
+
+// adopt makes c go by another configuration; false if its key is not the application's any more.
+func (c *conn) adopt(config *Config) bool {
+	app := config.byKey[c.key]
+	if app == nil || app.Name != c.name {
+		return false
+	}
+	c.app.Store(app)
+	return true
+}
+
+// revoke ends a connection whose key is gone. What is in flight is still answered.
+func (c *conn) revoke() {
+	if c.out.close(websocket.ClosePolicyViolation, errRevoked.Error()) {
+		c.deadline(farewell)
+	}
 }
 
 // serve runs the connection and returns when both of its goroutines have ended and what it submitted
@@ -81,7 +103,7 @@ func (c *conn) serve() {
 		c.service.log.Debug("closing a connection failed", "error", err)
 	}
 	c.quiesce(context.Background(), func() {})
-	c.service.log.Debug("an agent has gone", "application", c.app.Name, "reason", err)
+	c.service.log.Debug("an agent has gone", "application", c.name, "reason", err)
 }
 
 // drain reads and drops what the peer is still sending: closing a connection with unread bytes resets
@@ -130,11 +152,11 @@ func (c *conn) handle(data []byte) {
 	case socket.TypeUseAllocation:
 		c.settle(&r)
 	case socket.TypeGetPolicies:
-		c.describe(&r, c.app.policies())
+		c.describe(&r, c.app.Load().policies())
 	case socket.TypeGetConfig:
-		c.describe(&r, c.app.settings())
+		c.describe(&r, c.app.Load().settings())
 	case socket.TypeGetBlockedEndpoints:
-		c.describe(&r, c.app.blocked())
+		c.describe(&r, c.app.Load().blocked())
 	default:
 		c.refuse(r.ID, r.Type, &refusal{code: codeUnknownType, message: "there is no message of this type"})
 	}
@@ -158,19 +180,20 @@ func (c *conn) reserve(r *request) {
 		c.refuse(r.ID, r.Type, refused)
 		return
 	}
-	id := r.ID
+	id, start := r.ID, time.Now()
 	if !c.acquire() {
 		return
 	}
 	err := c.service.ledger.SubmitReserve(Reservation{
-		Application: c.app.Name, Alias: r.Payload.Alias, ID: cmp.Or(r.Payload.AllocationID, uuid.NewString()), Amount: amount,
-		Limit: c.app.limits.find(r.Payload.Alias), Metadata: r.Payload.Metadata,
+		Application: c.name, Alias: r.Payload.Alias, ID: cmp.Or(r.Payload.AllocationID, uuid.NewString()), Amount: amount,
+		Limit: c.app.Load().limits.find(r.Payload.Alias), Metadata: r.Payload.Metadata,
 	}, func(d Decision, err error) {
 		defer func() { <-c.slots }()
 		if err != nil {
 			c.failed(id, socket.TypeRequestForAllocation, err)
 			return
 		}
+		c.service.metrics.decided(c.name, &d, time.Since(start))
 		if id != "" {
 			c.out.text(frame{reply: func() *socket.UsageFlowSocketResponse { return d.reply(id) }})
 		}
@@ -195,14 +218,15 @@ func (c *conn) settle(r *request) {
 		return
 	}
 	err := c.service.ledger.SubmitSettle(Settlement{
-		Application: c.app.Name, Alias: r.Payload.Alias, ID: r.Payload.AllocationID, Amount: amount,
-		Limit: c.app.limits.find(r.Payload.Alias), Metadata: r.Payload.Metadata,
+		Application: c.name, Alias: r.Payload.Alias, ID: r.Payload.AllocationID, Amount: amount,
+		Limit: c.app.Load().limits.find(r.Payload.Alias), Metadata: r.Payload.Metadata,
 	}, func(receipt Receipt, err error) {
 		defer func() { <-c.slots }()
 		if err != nil {
 			c.failed(id, socket.TypeUseAllocation, err)
 			return
 		}
+		c.service.metrics.settled(c.name, &receipt)
 		if id != "" {
 			c.out.text(frame{reply: func() *socket.UsageFlowSocketResponse { return receipt.reply(id) }})
 		}
@@ -245,7 +269,7 @@ func (c *conn) failed(id, kind string, err error) {
 func (c *conn) refuse(id, kind string, r *refusal) {
 	c.service.counts.refused.Add(1)
 	if id == "" {
-		c.service.oneWayError(c.app.Name, kind, r)
+		c.service.oneWayError(c.name, kind, r)
 		if r.code != codeInvalidMessage {
 			return
 		}

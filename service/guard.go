@@ -16,6 +16,8 @@ func (s *Service) routes() http.Handler {
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		writeJSON(w, http.StatusOK, map[string]string{"status": "ok"})
 	})
+	mux.HandleFunc("GET /readyz", s.serveReady)
+	mux.Handle("GET /metrics", s.guard(s.authorized(s.metrics.ServeHTTP)))
 	mux.Handle("GET /ws", s.guard(http.HandlerFunc(s.serveAgent)))
 	for pattern, handler := range map[string]http.HandlerFunc{
 		"GET /api/v1/ledgers":     s.serveLedgers,

@@ -21,7 +21,10 @@ const AdminTokenEnv = "USAGEFLOW_ADMIN_TOKEN"
 // ErrNotLoopback is returned by Listen and Serve for an address that others can reach, without a token.
 var ErrNotLoopback = errors.New("without " + AdminTokenEnv + " the service listens on loopback addresses only")
 
-var errLeaving = errors.New("the service is stopping")
+var (
+	errLeaving = errors.New("the service is stopping")
+	errRevoked = errors.New("the key is not valid any more")
+)
 
 // Options say what a Service is made of. Config and Ledger are needed.
 type Options struct {
@@ -39,7 +42,6 @@ type Options struct {
 // Service serves agents and the page. All methods are safe for concurrent use.
 type Service struct {
 	// Static after New.
-	config   *Config
 	ledger   Ledger
 	token    string
 	log      *slog.Logger
@@ -48,7 +50,9 @@ type Service struct {
 	handler  http.Handler
 	server   *http.Server
 	upgrader websocket.Upgrader
+	metrics  *metrics
 
+	config atomic.Pointer[Config] // written with mu held
 	counts counts
 
 	mu      sync.Mutex
@@ -75,10 +79,12 @@ func New(opts Options) (*Service, error) {
 		return nil, errors.New("service: Options.Config and Options.Ledger are needed")
 	}
 	s := &Service{
-		config: opts.Config, ledger: opts.Ledger, token: opts.AdminToken,
+		ledger: opts.Ledger, token: opts.AdminToken,
 		log: cmp.Or(opts.Logger, slog.Default()), started: time.Now(),
 		maxConns: cmp.Or(opts.MaxConnections, 10_000), conns: map[*conn]struct{}{}, cut: make(chan struct{}),
 	}
+	s.config.Store(opts.Config)
+	s.metrics = newMetrics(s)
 	// Origins are checked by guard; buffers are per connection, so they are small.
 	s.upgrader = websocket.Upgrader{
 		HandshakeTimeout: 10 * time.Second, ReadBufferSize: 8 << 10, WriteBufferSize: 1 << 10,
@@ -132,6 +138,27 @@ func (s *Service) Serve(ln net.Listener) error {
 	return nil
 }
 
+// Reconfigure puts another configuration in force. Agents see it at their next refresh; what they send counts by it at once. A
+// connection whose key is gone, or has another application's name now, is closed (1008).
+func (s *Service) Reconfigure(config *Config) error {
+	if config == nil {
+		return errors.New("service: there is no configuration")
+	}
+	s.mu.Lock()
+	s.config.Store(config)
+	var revoked []*conn
+	for c := range s.conns {
+		if !c.adopt(config) {
+			revoked = append(revoked, c)
+		}
+	}
+	s.mu.Unlock()
+	for _, c := range revoked {
+		c.revoke()
+	}
+	return nil
+}
+
 // Shutdown stops listening, answers what is in flight, tells every agent to go elsewhere (close 1001)
 // and returns when all connections and their goroutines have ended. When ctx ends first, connections
 // are cut and its error is returned. It is idempotent; the ledger stays open.
@@ -169,7 +196,8 @@ func (s *Service) Shutdown(ctx context.Context) error {
 
 // serveAgent is /ws.
 func (s *Service) serveAgent(w http.ResponseWriter, r *http.Request) {
-	app := s.config.Application(r.Header.Get("x-usage-key"))
+	key := hashKey(r.Header.Get("x-usage-key"))
+	app := s.config.Load().byKey[key]
 	if app == nil {
 		s.counts.unauthorized.Add(1)
 		writeError(w, http.StatusUnauthorized, "unauthorized", "the header x-usage-key holds no key of this service")
@@ -186,7 +214,7 @@ func (s *Service) serveAgent(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		return // the upgrader has answered
 	}
-	c := newConn(s, app, ws, hijacker.conn)
+	c := newConn(s, key, app, ws, hijacker.conn)
 	if err := errors.Join(hijacker.conn.flush(), s.add(c)); err != nil {
 		s.remove(c)
 		s.log.Debug("a connection came to nothing", "error", errors.Join(err, ws.Close()))
@@ -220,12 +248,15 @@ func (s *Service) give() {
 	s.wg.Done()
 }
 
-// add makes c known to Shutdown.
+// add makes c known to Shutdown and Reconfigure.
 func (s *Service) add(c *conn) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.leaving {
 		return errLeaving
+	}
+	if !c.adopt(s.config.Load()) {
+		return errRevoked
 	}
 	s.conns[c] = struct{}{}
 	return nil

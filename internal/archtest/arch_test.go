@@ -29,6 +29,7 @@ func TestImports(t *testing.T) {
 		{"core", append(append([]string{module + "/middleware", module + "/service", "github.com/golang-jwt/"}, routers...), heavy...)},
 		{"socket", append(append([]string{module + "/core", module + "/middleware", module + "/service"}, routers...), heavy...)},
 		{"service", append([]string{module + "/core", module + "/middleware"}, routers...)},
+		{"cmd/usageflow", append([]string{module + "/middleware"}, routers...)},
 		{"middleware/gin", append([]string{module + "/service", module + "/middleware/", "github.com/go-chi/", "github.com/labstack/", "github.com/golang-jwt/"}, heavy...)},
 		{"middleware/chi", append([]string{module + "/service", module + "/middleware/", "github.com/gin-gonic/", "github.com/labstack/", "github.com/golang-jwt/"}, heavy...)},
 		{"middleware/echo", append([]string{module + "/service", module + "/middleware/", "github.com/gin-gonic/", "github.com/go-chi/", "github.com/golang-jwt/"}, heavy...)},

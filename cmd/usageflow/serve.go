@@ -1,0 +1,197 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/usageflow/usageflow-go-middleware/service"
+	"github.com/usageflow/usageflow-go-middleware/service/sqlite"
+)
+
+// serveOptions are the settings of usageflow serve.
+type serveOptions struct {
+	listen, data, config string
+	tlsCert, tlsKey      string
+	hold, drain          time.Duration
+	connections          int
+	logFormat            string
+	logLevel             slog.Level
+}
+
+const serveSummary = `serve runs the UsageFlow service until it gets SIGTERM or SIGINT. SIGHUP makes it read the configuration and the certificate again.
+
+Each flag may stand in the environment (--tls-cert as USAGEFLOW_TLS_CERT) or in the configuration's server section (server: {tls-cert: ...});
+the flag goes before the environment, and that before the configuration. ` + service.AdminTokenEnv + ` in the environment is the bearer token of
+the HTTP API, the page and /metrics; without it the service listens on loopback addresses only.`
+
+func serveFlags(o *serveOptions, stderr io.Writer) *flag.FlagSet {
+	flags := newFlags("serve", stderr)
+	flags.StringVar(&o.listen, "listen", "", "`host:port` to listen on; port 0 picks one (default localhost:9000, and :9000 where there is an admin token)")
+	flags.StringVar(&o.data, "data", "usageflow-data", "`folder` of the ledger, created if absent")
+	flags.StringVar(&o.config, "config", defaultConfig, "`file` with applications, keys and policies")
+	flags.StringVar(&o.tlsCert, "tls-cert", "", "PEM `file` with the certificate to serve TLS with, and its chain; needs --tls-key")
+	flags.StringVar(&o.tlsKey, "tls-key", "", "PEM `file` with the certificate's private key")
+	flags.DurationVar(&o.hold, "hold", 5*time.Minute, "`time` after which a reservation expires that nobody settles")
+	flags.DurationVar(&o.drain, "drain", 30*time.Second, "longest `time` for connections to end after SIGTERM")
+	flags.IntVar(&o.connections, "max-connections", 10_000, "`number` of agents' connections at the same time")
+	flags.StringVar(&o.logFormat, "log-format", "json", "`form` of the log on standard error: json or text")
+	flags.TextVar(&o.logLevel, "log-level", slog.LevelInfo, "least `level` that is logged: DEBUG, INFO, WARN or ERROR")
+	return flags
+}
+
+// serve is the command.
+func serve(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	var o serveOptions
+	flags := serveFlags(&o, stderr)
+	if err := parse(flags, args, serveSummary, stdout); err != nil {
+		return err
+	}
+	if err := fromEnvironment(flags); err != nil {
+		return err
+	}
+	config, err := loadConfig(o.config)
+	if err != nil {
+		return err
+	}
+	if err := fromConfig(flags, o.config, config); err != nil {
+		return err
+	}
+	log, err := o.check(stderr)
+	if err != nil {
+		return err
+	}
+	return o.serve(ctx, config, log, stdout)
+}
+
+// check completes the settings and makes the log, or says what is wrong with them.
+func (o *serveOptions) check(stderr io.Writer) (*slog.Logger, error) {
+	if o.listen == "" {
+		o.listen = "localhost:9000"
+		if os.Getenv(service.AdminTokenEnv) != "" {
+			o.listen = ":9000"
+		}
+	}
+	switch {
+	case (o.tlsCert == "") != (o.tlsKey == ""):
+		return nil, errors.New("--tls-cert and --tls-key go together")
+	case o.hold <= 0:
+		return nil, errors.New("--hold must be more than nothing")
+	case o.drain <= 0:
+		return nil, errors.New("--drain must be more than nothing")
+	case o.connections < 1:
+		return nil, errors.New("--max-connections must be at least 1")
+	}
+	handlerOptions := &slog.HandlerOptions{Level: o.logLevel}
+	switch o.logFormat {
+	case "json":
+		return slog.New(slog.NewJSONHandler(stderr, handlerOptions)), nil
+	case "text":
+		return slog.New(slog.NewTextHandler(stderr, handlerOptions)), nil
+	}
+	return nil, fmt.Errorf("--log-format %q is neither json nor text", o.logFormat)
+}
+
+// serve runs the service until ctx ends, then drains it and closes the ledger: whatever was acknowledged is on disk then.
+func (o *serveOptions) serve(ctx context.Context, config *service.Config, log *slog.Logger, stdout io.Writer) (err error) {
+	var certificate *certificate
+	if o.tlsCert != "" {
+		if certificate, err = loadCertificate(o.tlsCert, o.tlsKey); err != nil {
+			return err
+		}
+	}
+	ledger, err := sqlite.Open(sqlite.Options{Dir: o.data, HoldTime: o.hold, Logger: log})
+	if errors.Is(err, sqlite.ErrInUse) {
+		return fmt.Errorf("the data folder %s is in use by another process; choose another with --data", o.data)
+	}
+	if err != nil {
+		return fmt.Errorf("--data %s: %w", o.data, err)
+	}
+	defer func() { err = errors.Join(err, ledger.Close()) }()
+	s, err := service.New(service.Options{
+		Config: config, Ledger: ledger, AdminToken: os.Getenv(service.AdminTokenEnv), Logger: log, MaxConnections: o.connections,
+	})
+	if err != nil {
+		return err
+	}
+	listener, err := s.Listen(o.listen)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("%s is in use by another program; choose another address with --listen", o.listen)
+	}
+	if err != nil {
+		return fmt.Errorf("--listen: %w", err)
+	}
+	announce(stdout, listener.Addr(), certificate != nil)
+	if certificate != nil {
+		listener = tls.NewListener(listener, certificate.config())
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- s.Serve(listener) }()
+	log.Info("the service listens", "address", listener.Addr().String(), "tls", certificate != nil, "applications", len(config.Applications), "data", o.data)
+
+	hangups := make(chan os.Signal, 1)
+	notifyHangup(hangups)
+	defer signal.Stop(hangups)
+	for {
+		select {
+		case err := <-ended:
+			return fmt.Errorf("the service ended: %w", err)
+		case <-hangups:
+			o.reload(s, certificate, log)
+			continue
+		case <-ctx.Done():
+		}
+		break
+	}
+	log.Info("the service drains")
+	down, cancel := context.WithTimeout(context.Background(), o.drain)
+	defer cancel()
+	if err := s.Shutdown(down); err != nil {
+		return fmt.Errorf("not all connections had ended after %v: %w", o.drain, err)
+	}
+	return nil
+}
+
+// reload reads the configuration and the certificate again. What can't be read stays as it is.
+func (o *serveOptions) reload(s *service.Service, certificate *certificate, log *slog.Logger) {
+	config, err := loadConfig(o.config)
+	if err == nil {
+		err = fromConfig(serveFlags(&serveOptions{}, io.Discard), o.config, config)
+	}
+	if err == nil {
+		err = s.Reconfigure(config)
+	}
+	if err != nil {
+		log.Error("the configuration was not read again; the last one stays in force", "error", err)
+	} else {
+		log.Info("the configuration was read again", "applications", len(config.Applications))
+	}
+	if certificate == nil {
+		return
+	}
+	if err := certificate.reload(); err != nil {
+		log.Error("the certificate was not read again; the last one stays in use", "error", err)
+	}
+}
+
+// announce says where the service is reached.
+func announce(stdout io.Writer, addr net.Addr, secure bool) {
+	scheme := ""
+	if secure {
+		scheme = "s"
+	}
+	at := addr.String()
+	if tcp, ok := addr.(*net.TCPAddr); ok && tcp.IP.IsUnspecified() {
+		at = fmt.Sprintf("localhost:%d", tcp.Port)
+	}
+	fmt.Fprintf(stdout, "The page is at http%s://%s/\nAgents connect with USAGEFLOW_URL=ws%s://%s/ws\n", scheme, at, scheme, at)
+}

@@ -1,0 +1,94 @@
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/usageflow/usageflow-go-middleware/service"
+)
+
+// defaultConfig is the configuration that is read where none is named.
+const defaultConfig = "usageflow.yaml"
+
+// newFlags makes the flags of a command, whose --help prints summary and them.
+func newFlags(name string, stderr io.Writer) *flag.FlagSet {
+	flags := flag.NewFlagSet("usageflow "+name, flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	flags.Usage = func() { fmt.Fprintf(stderr, "%s --help lists the flags.\n", flags.Name()) }
+	return flags
+}
+
+// parse reads a command line that has flags only. For --help it prints summary and the flags, and returns flag.ErrHelp.
+func parse(flags *flag.FlagSet, args []string, summary string, stdout io.Writer) error {
+	if slices.ContainsFunc(args, func(arg string) bool { return arg == "-h" || arg == "-help" || arg == "--help" }) {
+		fmt.Fprintf(stdout, "%s\n\nUsage: %s [flags]\n\nFlags:\n", summary, flags.Name())
+		flags.VisitAll(func(f *flag.Flag) {
+			kind, text := flag.UnquoteUsage(f)
+			if f.DefValue != "" && f.DefValue != "false" {
+				text += " (default " + f.DefValue + ")"
+			}
+			fmt.Fprintf(stdout, "  --%s\n        %s\n", strings.TrimSpace(f.Name+" "+kind), text)
+		})
+		return flag.ErrHelp
+	}
+	if err := flags.Parse(args); err != nil {
+		return errUsage // the flag package has said what is wrong
+	}
+	if flags.NArg() > 0 {
+		fmt.Fprintf(flags.Output(), "%s: unexpected argument %q\n", flags.Name(), flags.Arg(0))
+		return errUsage
+	}
+	return nil
+}
+
+// envOf is the environment variable of a flag: USAGEFLOW_TLS_CERT for tls-cert.
+func envOf(flagName string) string {
+	return "USAGEFLOW_" + strings.ToUpper(strings.ReplaceAll(flagName, "-", "_"))
+}
+
+// fromEnvironment sets the flags that the command line has not set and the environment has.
+func fromEnvironment(flags *flag.FlagSet) error {
+	return setRest(flags, func(name string) (value, source string) { return os.Getenv(envOf(name)), envOf(name) })
+}
+
+// fromConfig sets the flags that are not set yet from the configuration's server section. A name there that is no flag is an error.
+func fromConfig(flags *flag.FlagSet, path string, config *service.Config) error {
+	for _, name := range slices.Sorted(maps.Keys(config.Server)) {
+		if flags.Lookup(name) == nil || name == "config" {
+			return fmt.Errorf("%s: server.%s: there is no such setting", path, name)
+		}
+	}
+	return setRest(flags, func(name string) (value, source string) { return config.Server[name], path + ": server." + name })
+}
+
+func setRest(flags *flag.FlagSet, value func(name string) (value, source string)) error {
+	set := make(map[string]bool)
+	flags.Visit(func(f *flag.Flag) { set[f.Name] = true })
+	var errs []error
+	flags.VisitAll(func(f *flag.Flag) {
+		text, source := value(f.Name)
+		if set[f.Name] || text == "" {
+			return
+		}
+		if err := flags.Set(f.Name, text); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", source, err))
+		}
+	})
+	return errors.Join(errs...)
+}
+
+// loadConfig reads the configuration at path, and explains where there is none.
+func loadConfig(path string) (*service.Config, error) {
+	config, err := service.LoadConfig(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("there is no %s: usageflow init writes one, and --config names another", path)
+	}
+	return config, err
+}
