@@ -29,14 +29,14 @@ func (f *Flow) Applies(method, route string) bool {
 	}
 }
 
-// Missed says that a request of the route was served though nobody asked Begin: other middleware sent it to the route
+// ReportMissed says that a request of the route was served though nobody asked Begin: other middleware sent it to the route
 // behind the adapter's back. If the flow has anything to do for the route, that is counted, and logged the first time.
-func (f *Flow) Missed(method, route string) {
+func (f *Flow) ReportMissed(method, route string) {
 	if c := f.configuration.Load(); route == "" || f.stopped.Load() || c == nil || c.rule(method, route).idle() {
 		return
 	}
 	if f.counters.missed.Add(1) == 1 {
-		f.log.Error("usageflow: a request was served unmetered, as middleware behind usageflow's chose its route; usageflow's goes behind what rewrites paths or methods. Later ones are only counted",
+		f.log.Error("usageflow: a request was served behind its back, as middleware behind usageflow's chose its route; usageflow's goes behind what rewrites paths or methods. Later ones are only counted",
 			"method", method, "route", route)
 	}
 }
@@ -49,6 +49,7 @@ func (f *Flow) Begin(ctx context.Context, r *Request) (*Call, *Denial) {
 	if r.Route == "" || f.stopped.Load() || FromContext(ctx) != nil {
 		return nil, nil
 	}
+	r.decodeParams()
 	if f.cfg.Skip != nil && f.callSkip(r) {
 		return nil, nil // at once: a health check must not wait for the first configuration
 	}

@@ -21,27 +21,29 @@ type Request struct {
 	*http.Request
 	// Route is the pattern that the router matched, in the router's own syntax; "" if it matched none.
 	Route string
-	// Param returns a path parameter's value, "" if there is none of that name.
+	// Param returns a path parameter's value, "" if there is none of that name. It is called until the handler has returned.
 	Param func(name string) string
-	// RawParam says that Param's values are as they stand in URL.RawPath, where there is one: routers that match the encoded
-	// path may leave them so.
-	RawParam bool
+	// ParamsEscaped says that Param's values are as they stand in URL.RawPath, where there is one: routers that match the encoded
+	// path may leave them so. Begin replaces Param then by one that decodes them.
+	ParamsEscaped bool
 	// ClientIP is the client's address, as the router trusts it.
 	ClientIP string
 }
 
-// pathParam is a parameter's value, decoded.
-func (r *Request) pathParam(name string) string {
-	if r.Param == nil {
-		return ""
+// decodeParams makes Param's values those that the client meant.
+func (r *Request) decodeParams() {
+	escaped := r.Param
+	if escaped == nil || !r.ParamsEscaped || r.URL.RawPath == "" {
+		return
 	}
-	value := r.Param(name)
-	if r.RawParam && r.URL.RawPath != "" {
+	r.ParamsEscaped = false
+	r.Param = func(name string) string {
+		value := escaped(name)
 		if decoded, err := url.PathUnescape(value); err == nil {
 			return decoded
 		}
+		return value
 	}
-	return value
 }
 
 // Call is one admitted request or job, from its reservation to its settlement. All methods are safe for concurrent
@@ -65,7 +67,7 @@ type Call struct {
 
 	granted    string                     // the id that the service made in place of ours; set before the handler runs
 	known      atomic.Bool                // the service has answered the reservation
-	answered   atomic.Int32               // the status that went out through the call's Writer; 0: none has
+	sentStatus atomic.Int32               // that went out through the call's Writer; 0: none has
 	unreserved atomic.Bool                // the reservation was lost on its way
 	settlement atomic.Pointer[settlement] // once the sender has made it
 
@@ -80,12 +82,13 @@ type Call struct {
 	body        *capturedBody    // the response's; nil where it is not captured
 	requestBody *capturedBody    // likewise
 	captured    []byte           // JSON members of the metadata
-	served      [2]*http.Request // the request as it came, and as the handler got it, from Request to the end
+	outer       *http.Request    // the request as it came, and
+	inner       *http.Request    // as the handler got it, from Request to the end
 	hijacked    bool             // the connection was taken over, and is open
 	holds       int              // that were not released
 	returned    bool             // the handler has returned
 	panicked    bool
-	cutOff      bool   // the client went away before it was answered in full
+	cutOff      bool   // the client went away before it was answered in full, as far as is known
 	voided      bool   // a response with this status is not charged
 	problem     string // why the response's amount could not be read
 	finished    bool
@@ -162,7 +165,7 @@ func (c *Call) Request(r *http.Request) *http.Request {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.returned {
-		c.served = [2]*http.Request{r, inner}
+		c.outer, c.inner = r, inner
 	}
 	return inner
 }

@@ -17,10 +17,7 @@ const maxCapturedBytes = 128 << 10
 
 // capture prepares what is captured of a request; the rest is gathered when its handler has returned.
 func (f *Flow) capture(c *Call, r *Request) {
-	c.request = r.Request
-	if r.Param != nil {
-		c.param = r.pathParam
-	}
+	c.request, c.param = r.Request, r.Param
 	if f.cfg.Capture.Query && r.URL.RawQuery != "" {
 		c.rawURL += "?" + f.maskQuery(r.URL.Query()).Encode()
 	}

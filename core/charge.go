@@ -5,10 +5,13 @@ import (
 )
 
 // CutOff says what is charged for a request whose client went away before it was answered, or in the middle of a response
-// that tells the amount. What the handler set is charged in any case.
+// that tells the amount; not so where the context ended by a deadline. What the handler set is charged in any case.
+//
+// Of a JSON document it is known when it is whole; of a stream it is not, so that a client who hangs up at its end, while the
+// handler is still running, counts as gone: with CutOffReserved and CutOffVoid it pays no more than these say, however much it got.
 type CutOff int
 
-// The policies for requests that were cut off.
+// The rules for requests that were cut off.
 const (
 	CutOffObserved CutOff = iota // what the response has told so far, else nothing; the default
 	CutOffReserved               // what was reserved
@@ -70,82 +73,90 @@ const maxAmount = 1e12
 func validAmount(amount float64) bool { return amount >= 0 && amount <= maxAmount }
 
 // charge decides what a finished call is charged: what the handler set, else what the response said, else the
-// amount reserved. found says what is amiss where the response was looked at and decides.
-func (c *Call) charge() (amount float64, found tracking) {
+// amount reserved. told says what is amiss where the response was looked at.
+func (c *Call) charge() (amount float64, told telling) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.set {
-		return c.amount, untracked
+		return c.amount, toldWell
 	}
 	if c.cutOff {
 		switch c.flow.cfg.CutOff {
 		case CutOffReserved:
-			return c.reserved, untracked
+			return c.reserved, toldWell
 		case CutOffVoid:
-			return 0, untracked
+			return 0, toldWell
 		}
 	}
+	seen, found := 0.0, false
 	if c.seen != nil {
-		switch amount, found := c.seen.amount(); {
-		case found && validAmount(amount):
-			return amount, untracked
-		case found:
-			return c.reserved, trackedInvalid
-		}
+		seen, found = c.seen.amount()
 	}
 	switch {
+	case found && validAmount(seen) && c.problem != "" && !c.cutOff && !c.panicked:
+		return seen, toldInPart
+	case found && validAmount(seen):
+		return seen, toldWell
 	case c.panicked || c.cutOff || c.voided:
-		return 0, untracked
+		return 0, toldWell
 	case c.seen == nil:
-		return c.reserved, untracked
+		return c.reserved, toldWell
+	case found:
+		return c.reserved, toldInvalid
 	case c.problem != "":
-		return c.reserved, trackedUnreadable
+		return c.reserved, toldUnreadable
 	}
-	return c.reserved, trackedNothing
+	return c.reserved, toldNothing
 }
 
-// tracking is what became of the amount in a response that a policy tracks.
-type tracking uint32
+// telling is how well a response that a policy tracks has told the amount.
+type telling uint32
 
 const (
-	untracked         tracking = iota // nothing is amiss
-	trackedInvalid                    // it is no amount
-	trackedNothing                    // there is none
-	trackedUnreadable                 // the response could not be read
+	toldWell       telling = iota // nothing is amiss
+	toldInvalid                   // what it tells is no amount
+	toldNothing                   // it tells none
+	toldUnreadable                // it could not be read
+	toldInPart                    // it told an amount, and then could not be read any further
 )
 
-// warnings remembers of what a route's users were told in the log.
-type warnings struct{ told atomic.Uint32 }
+// warnings remembers what was said in the log of a route's responses.
+type warnings struct{ said atomic.Uint32 }
 
 // first reports whether t comes for the first time.
-func (w *warnings) first(t tracking) bool {
+func (w *warnings) first(t telling) bool {
 	bit := uint32(1) << t
-	return w.told.Load()&bit == 0 && w.told.Or(bit)&bit == 0
+	return w.said.Load()&bit == 0 && w.said.Or(bit)&bit == 0
 }
 
-// untold counts a response whose tracked field told no amount, and says why in the log, once for each route.
-func (f *Flow) untold(c *Call, found tracking) {
-	reason := "it does not hold the field"
-	switch found {
-	case untracked:
+// noteTelling counts a response that has not told its amount well, and says why in the log, once for each route and reason.
+func (f *Flow) noteTelling(c *Call, told telling) {
+	reason, charged := "it does not hold the field", "the default amount"
+	switch told {
+	case toldWell:
 		return
-	case trackedInvalid:
+	case toldInvalid:
 		f.invalidAmount(c.alias)
 		return
-	case trackedUnreadable:
+	case toldUnreadable:
 		f.counters.unreadable.Add(1)
+		f.counters.unknownAmounts.Add(1)
 		reason = c.problem
+	case toldInPart:
+		f.counters.unreadable.Add(1)
+		reason, charged = c.problem, "what it has told before"
+	default:
+		f.counters.unknownAmounts.Add(1)
 	}
-	f.counters.unknownAmounts.Add(1)
-	if c.rule.warned.first(found) {
-		f.log.Warn("usageflow: a response did not tell the amount that its policy tracks; the default amount is charged. Later ones of the route are only counted",
-			"alias", c.rule.alias, "fields", c.rule.tracked.fields, "reason", reason)
+	if c.rule.warned.first(told) {
+		f.log.Warn("usageflow: a response did not tell the amount that its policy tracks. Later ones of the route, for the same reason, are only counted",
+			"alias", c.rule.alias, "fields", c.rule.tracked.fields, "reason", reason, "charged", charged)
 	}
 }
 
 func (f *Flow) invalidAmount(alias string) {
 	if f.counters.invalidAmounts.Add(1) == 1 {
-		f.log.Warn("usageflow: an amount is negative, over 1e12 or no number; the default is charged. Later ones are only counted", "alias", alias)
+		f.log.Warn("usageflow: an amount is negative, over 1e12 or no number; what would be charged without it is. Later ones are only counted", "alias", alias)
 	}
 }
 

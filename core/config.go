@@ -40,16 +40,17 @@ type Config struct {
 	// VerifyJWT checks a token and returns its claims. Without it, claims are read unverified: a name that anyone can claim.
 	VerifyJWT func(token string) (claims map[string]any, err error)
 	// VoidStatus says which response statuses are not charged, unless the handler set an amount or the response told
-	// it. Default: none.
+	// it. It is called when a call ends, on any goroutine, and must not block. Default: none.
 	VoidStatus func(status int) bool
 	// CutOff says what is charged for a request whose client went away before it was answered in full. Default CutOffObserved.
 	CutOff CutOff
 	// FailClosed answers rate-limited requests with 503 when the service gives no decision. By default they pass.
 	FailClosed bool
-	// OnDeny answers in place of the flow, with 429, 403 or 503 as d says; the denial's header fields are set before it is
-	// called. Where it writes nothing, or panics, the flow answers.
+	// OnDeny answers in place of the flow, with whatever status; d says what the flow would (d.ServeHTTP answers so). The
+	// denial's header fields are set before it is called, on the request's own goroutine, and many calls may run at the same
+	// time. Where it writes nothing, or panics before it does, the flow answers, with the fields that it has set.
 	OnDeny func(w http.ResponseWriter, r *http.Request, d *Denial)
-	// RateLimitHeaders says which fields tell of the limit in a 429. Default RateLimitStandard. Retry-After is always there.
+	// RateLimitHeaders says which fields tell of the limit in a 429. Default RateLimitIETF. Retry-After is always there.
 	RateLimitHeaders RateLimitHeaders
 	// Shadow lets every request pass: what would have been refused is decided, counted and logged all the same. It is for
 	// trying limits out. What passes is metered.
@@ -106,10 +107,10 @@ func (cfg Config) withDefaults() (Config, error) {
 		}
 	}
 	if cfg.CutOff < CutOffObserved || cfg.CutOff > CutOffVoid {
-		return cfg, fmt.Errorf("core: CutOff %d is none of the policies", cfg.CutOff)
+		return cfg, fmt.Errorf("core: CutOff %d is none of the CutOff constants", cfg.CutOff)
 	}
-	if cfg.RateLimitHeaders < RateLimitStandard || cfg.RateLimitHeaders > RateLimitNone {
-		return cfg, fmt.Errorf("core: RateLimitHeaders %d is none of the forms", cfg.RateLimitHeaders)
+	if cfg.RateLimitHeaders < RateLimitIETF || cfg.RateLimitHeaders > RateLimitNone {
+		return cfg, fmt.Errorf("core: RateLimitHeaders %d is none of the RateLimit constants", cfg.RateLimitHeaders)
 	}
 	cfg.Timeout = orDefault(cfg.Timeout, defaultTimeout)
 	cfg.RefreshInterval = orDefault(cfg.RefreshInterval, defaultRefreshInterval)

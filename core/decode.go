@@ -10,6 +10,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"unicode/utf8"
 )
 
 const (
@@ -96,6 +97,13 @@ func (d *decoder) decide() {
 
 // isText reports whether a body begins as JSON or a stream of events does.
 func isText(head []byte) bool {
+	for rest := head; len(rest) > 0; {
+		r, n := utf8.DecodeRune(rest)
+		if (r == utf8.RuneError && n == 1 && utf8.FullRune(rest)) || (r < ' ' && r != '\t' && r != '\r' && r != '\n') {
+			return false
+		}
+		rest = rest[n:]
+	}
 	head = bytes.TrimLeft(head, " \t\r\n")
 	return len(head) == 0 || slices.Contains([]byte("{[:"), head[0]) ||
 		bytes.HasPrefix(head, []byte("data:")) || bytes.HasPrefix(head, []byte("event:")) ||

@@ -10,6 +10,7 @@
 //	router.Use(usageflow.Middleware(flow)) // middleware/gin, for one
 //
 // A Flow is safe for concurrent use, and so is a Call. Two goroutines belong to a Flow over the pool: one refreshes
-// the configuration, one sends reservations and settlements. The request's own goroutine waits for the service
+// the configuration, one sends reservations and settlements; a third decodes, for as long as it lasts, an encoded response in which
+// a policy tracks an amount. The request's own goroutine waits for the service
 // only on rate-limited routes.
 package core

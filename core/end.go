@@ -1,6 +1,8 @@
 package core
 
 import (
+	"context"
+	"errors"
 	"net/http"
 	"runtime"
 	"sync/atomic"
@@ -12,7 +14,8 @@ import (
 // first End counts. The call is settled then, or when its hijacked connection is closed and its last Hold released.
 //
 // A client that has gone before it was answered, or in the middle of a response that tells the amount, has cut the
-// work off: see Config.CutOff. End never blocks.
+// work off: see Config.CutOff. End waits for no peer; of an encoded response whose amount is looked for, it waits for the rest to be
+// decoded.
 func (c *Call) End(status int) {
 	if status == 0 {
 		c.handlerReturned(http.StatusOK, false, false)
@@ -21,7 +24,21 @@ func (c *Call) End(status int) {
 	c.handlerReturned(status, false, true)
 }
 
-// Abort says that the handler panicked: what was set or seen so far is charged, else nothing. It takes the place of End.
+// Run runs a handler that returns its status, as End takes it, and ends the call: by Abort where the handler panics, which goes on.
+func (c *Call) Run(handler func() (status int)) {
+	returned := false
+	defer func() {
+		if !returned {
+			c.Abort()
+		}
+	}()
+	status := handler()
+	returned = true
+	c.End(status)
+}
+
+// Abort says that the handler panicked: what was set or seen so far is charged, else nothing, and where the client has gone, what
+// Config.CutOff says. It takes the place of End.
 func (c *Call) Abort() { c.handlerReturned(http.StatusInternalServerError, true, true) }
 
 func (c *Call) handlerReturned(status int, panicked, answered bool) {
@@ -36,13 +53,11 @@ func (c *Call) handlerReturned(status int, panicked, answered bool) {
 	}
 	c.returned = true
 	c.status, c.panicked = status, panicked
-	if outer, inner := c.served[0], c.served[1]; inner != nil {
-		if outer.MultipartForm == nil {
-			outer.MultipartForm = inner.MultipartForm // whose files the server removes
-		}
-		c.served = [2]*http.Request{}
+	if c.inner != nil && c.outer.MultipartForm == nil {
+		c.outer.MultipartForm = c.inner.MultipartForm // whose files the server removes
 	}
-	if c.method != jobMethod && c.ctx.Context.Err() != nil {
+	c.outer, c.inner = nil, nil
+	if c.method != jobMethod && errors.Is(c.ctx.Context.Err(), context.Canceled) {
 		c.cutOff = panicked || !answered || c.seen != nil
 	}
 	if c.request != nil {
@@ -110,12 +125,13 @@ func (c *Call) finishLocked() {
 	c.duration = time.Since(c.start)
 	c.mu.Unlock()
 	// Nobody else changes the call any more.
-	if status := c.answered.Load(); status != 0 && !c.panicked {
+	if status := c.sentStatus.Load(); status != 0 && !c.panicked {
 		c.status = int(status)
 	}
 	c.voided = !c.panicked && c.flow.callVoidStatus(c.status)
 	if c.seen != nil {
 		c.problem = c.seen.close()
+		c.cutOff = c.cutOff && (c.panicked || !c.seen.whole())
 	}
 	c.flow.sender.finish(c)
 }

@@ -9,7 +9,7 @@ const (
 	EventAdmitted     EventKind = "admitted"      // a request or job was let in
 	EventDenied       EventKind = "denied"        // answered 429
 	EventBlocked      EventKind = "blocked"       // answered 403
-	EventShadowed     EventKind = "shadowed"      // let in by Config.Shadow, where it would have been denied or blocked
+	EventShadowed     EventKind = "shadowed"      // let in by Config.Shadow, where it would have been answered 429, 403 or 503
 	EventFailedOpen   EventKind = "failed_open"   // let in because the service gave no decision
 	EventFailedClosed EventKind = "failed_closed" // answered 503 because the service gave no decision
 	EventLateDenial   EventKind = "late_denial"   // the service denied a metered reservation afterwards

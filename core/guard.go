@@ -43,14 +43,17 @@ func (f *Flow) callVoidStatus(status int) (void bool) {
 	return f.cfg.VoidStatus != nil && f.cfg.VoidStatus(status)
 }
 
-// callOnDeny reports whether the request is answered.
+// callOnDeny reports whether the request is answered. The user's function gets a denial of its own, whose ServeHTTP is the
+// flow's answer.
 func (f *Flow) callOnDeny(w http.ResponseWriter, r *http.Request, d *Denial) bool {
-	answer := (*Call)(nil).Writer(w)
+	writer := (*Call)(nil).Writer(w)
+	own := *d
+	own.flow = nil
 	func() {
 		defer f.recovered("OnDeny")
-		f.cfg.OnDeny(answer, r, d)
+		f.cfg.OnDeny(writer, r, &own)
 	}()
-	return answer.Status() != 0
+	return writer.Status() != 0
 }
 
 func (f *Flow) observe(e Event) {

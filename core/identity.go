@@ -112,10 +112,13 @@ func (f *Flow) valueAt(s *identitySource, r *Request, rl *rule) string {
 	case inQuery:
 		return r.URL.Query().Get(s.name)
 	case inPath:
-		if s.name == "*" { // the rest of the path, whatever the router calls it
-			return strings.TrimPrefix(r.pathParam(rl.catchAll()), "/")
+		if r.Param == nil {
+			return ""
 		}
-		return r.pathParam(s.name)
+		if s.name == "*" { // the rest of the path, whatever the router calls it
+			return strings.TrimPrefix(r.Param(rl.catchAll()), "/")
+		}
+		return r.Param(s.name)
 	case inBody:
 		return f.bodyField(r.Request, s.name)
 	case inBearer:

@@ -1,6 +1,7 @@
 package core
 
 import (
+	"bytes"
 	"math"
 	"math/bits"
 	"slices"
@@ -11,7 +12,7 @@ import (
 const (
 	maxJSONDepth  = 256
 	maxNumberText = 64
-	maxPaths      = 64 // the bits of a pathSet
+	maxPaths      = 64 // the bits of a pathSet; a route's policies seldom track two fields
 )
 
 // fieldScanner finds the numbers at given paths of a JSON document that comes in pieces, without keeping the
@@ -29,6 +30,7 @@ type fieldScanner struct {
 	longest int         // bytes of a key that matter: one more than those of the longest part that it could be
 	escape  bool        // the last byte in a string was a backslash
 	broken  bool        // nested too deeply: the rest is ignored
+	opened  bool        // there was an object or array
 }
 
 // fieldValue is what was found last at a path.
@@ -94,6 +96,26 @@ func (s *fieldScanner) write(p []byte) {
 	}
 }
 
+// writeSeparated writes documents that a byte separates: one that is broken does not spoil the next.
+func (s *fieldScanner) writeSeparated(p []byte, separator byte) {
+	for len(p) > 0 {
+		end := bytes.IndexByte(p, separator)
+		if end < 0 {
+			s.write(p)
+			return
+		}
+		s.write(p[:end])
+		s.write([]byte{'\n'}) // ends a number
+		s.reset()
+		p = p[end+1:]
+	}
+}
+
+// whole reports whether what was written is a document, or several, and none is open.
+func (s *fieldScanner) whole() bool {
+	return s.opened && len(s.stack) == 0 && s.state == fieldBetween && !s.broken
+}
+
 // between handles a byte outside of strings and scalars.
 func (s *fieldScanner) between(b byte) {
 	switch b {
@@ -131,7 +153,7 @@ func (s *fieldScanner) open(b byte) {
 			on &^= 1 << i // it ends here, and what is here is no number
 		}
 	}
-	s.stack = append(s.stack, container{kind: b, on: on})
+	s.stack, s.opened = append(s.stack, container{kind: b, on: on}), true
 	s.hits, s.wantKey = 0, b == '{'
 	if b == '[' {
 		s.elementHits()

@@ -18,26 +18,26 @@ type RateLimitHeaders int
 
 // The forms of the fields.
 const (
-	// RateLimitStandard is that of the IETF's draft, RateLimit-Policy: "name";q=100;w=60 and RateLimit: "name";r=0;t=12
-	// (https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/).
-	RateLimitStandard RateLimitHeaders = iota
+	// RateLimitIETF is that of the IETF's draft, RateLimit-Policy: "name";q=100;w=60 and RateLimit: "name";r=0;t=12
+	// (https://datatracker.ietf.org/doc/html/draft-ietf-httpapi-ratelimit-headers-10).
+	RateLimitIETF RateLimitHeaders = iota
 	// RateLimitX is what many APIs have: X-RateLimit-Limit, X-RateLimit-Remaining and X-RateLimit-Reset, the latter in Unix seconds.
 	RateLimitX
-	// RateLimitNone leaves them out.
+	// RateLimitNone leaves them out, and the policy's name out of problem documents.
 	RateLimitNone
 )
 
 // refusal is what the service said when it denied, as it is remembered.
 type refusal struct {
-	amount  float64 // what was asked for
-	message string
-	policy  string
-	limit   float64 // with limited
-	left    float64
-	window  time.Duration // 0: unknown
-	limited bool          // the service told the limit
-	until   time.Time     // when to ask again
-	reset   bool          // until is the window's reset
+	amount     float64 // what was asked for
+	message    string
+	policy     string
+	limit      float64 // with limited
+	left       float64
+	window     time.Duration // 0: unknown
+	limitKnown bool          // the service told the limit
+	until      time.Time     // when to ask again
+	resetKnown bool          // until is the window's reset
 }
 
 // newRefusal reads the reply's payload. Clocks differ: the reset is never later than one window from now.
@@ -60,10 +60,10 @@ func newRefusal(amount float64, message string, payload any, now time.Time) *ref
 			until = now.Add(r.window)
 		}
 		if until.After(now) {
-			r.until, r.reset = until, true
+			r.until, r.resetKnown = until, true
 		}
 	}
-	r.limit, r.limited = number("limit")
+	r.limit, r.limitKnown = number("limit")
 	r.left, _ = number("remaining")
 	r.policy, _ = fields["policy"].(string)
 	if r.policy == "" {
@@ -77,19 +77,21 @@ func (r *refusal) denial(now time.Time, form RateLimitHeaders) *Denial {
 	wait := max(1, int(math.Ceil(r.until.Sub(now).Seconds())))
 	d := &Denial{Status: http.StatusTooManyRequests, Code: CodeRateLimited, Message: r.message, Header: http.Header{}}
 	d.Header.Set("Retry-After", strconv.Itoa(wait+jitter(wait)))
-	if !r.limited {
+	if !r.limitKnown {
 		return d
 	}
-	d.violated = r.policy
+	if form != RateLimitNone {
+		d.violated = r.policy
+	}
 	switch form {
-	case RateLimitStandard:
+	case RateLimitIETF:
 		name := structuredString(r.policy)
 		policy := fmt.Sprintf("%s;q=%d", name, structuredInteger(r.limit))
 		if r.window > 0 {
 			policy += fmt.Sprintf(";w=%d", max(1, int64(r.window.Seconds())))
 		}
 		current := fmt.Sprintf("%s;r=%d", name, structuredInteger(r.left))
-		if r.reset {
+		if r.resetKnown {
 			current += fmt.Sprintf(";t=%d", wait)
 		}
 		d.Header.Set("RateLimit-Policy", policy)
@@ -97,15 +99,15 @@ func (r *refusal) denial(now time.Time, form RateLimitHeaders) *Denial {
 	case RateLimitX:
 		d.Header.Set("X-RateLimit-Limit", strconv.FormatInt(structuredInteger(r.limit), 10))
 		d.Header.Set("X-RateLimit-Remaining", strconv.FormatInt(structuredInteger(r.left), 10))
-		if r.reset {
+		if r.resetKnown {
 			d.Header.Set("X-RateLimit-Reset", strconv.FormatInt(now.Unix()+int64(wait), 10))
 		}
 	}
 	return d
 }
 
-// jitter is what callers are told to wait beyond the reset, in seconds: a tenth of the wait at most, up to half a minute, so that
-// they do not all come back in the same moment.
+// jitter is what callers are told to wait beyond the reset, in seconds, so that they do not all come back in the same moment: up
+// to a tenth of the wait, which is taken to be at least 10 s and at most 300 s.
 func jitter(wait int) int { return rand.N(min(max(wait/10, 1), 30) + 1) }
 
 // structuredInteger is the largest integer of RFC 9651 that is not above f.

@@ -65,7 +65,7 @@ func (t *tap) Status() int                 { return t.status }
 
 func (t *tap) WriteHeader(status int) {
 	if t.status == 0 && (status >= 200 || status == http.StatusSwitchingProtocols) {
-		t.answered(status)
+		t.note(status)
 	}
 	t.ResponseWriter.WriteHeader(status)
 }
@@ -87,14 +87,14 @@ func (t *tap) WriteString(s string) (int, error) {
 
 func (t *tap) wrote() {
 	if t.status == 0 {
-		t.answered(http.StatusOK)
+		t.note(http.StatusOK)
 	}
 }
 
-func (t *tap) answered(status int) {
+func (t *tap) note(status int) {
 	t.status = status
 	if t.call != nil {
-		t.call.answered.CompareAndSwap(0, int32(status)) //nolint:gosec // a status has three digits
+		t.call.sentStatus.CompareAndSwap(0, int32(status)) //nolint:gosec // a status has three digits
 	}
 }
 

@@ -33,40 +33,24 @@ func (s *responseScanner) write(header http.Header, p []byte) {
 func (s *responseScanner) begin(header http.Header) {
 	mediaType, _, _ := mime.ParseMediaType(header.Get("Content-Type"))
 	s.amounts = &s.tracked.stream
-	separator := byte('\n')
 	switch mediaType {
-	case "text/event-stream":
-	case "application/x-ndjson", "application/ndjson", "application/jsonl", "application/jsonlines", "application/x-jsonlines", "application/stream+json":
-	case "application/json-seq":
-		separator = 0x1e // RFC 7464
+	case "text/event-stream", "application/json-seq",
+		"application/x-ndjson", "application/ndjson", "application/jsonl", "application/jsonlines", "application/x-jsonlines", "application/stream+json":
 	default:
 		s.amounts = &s.tracked.document
 	}
 	s.fields = newFieldScanner(s.amounts.paths...)
 	switch {
+	case s.amounts == &s.tracked.document:
+		s.text = s.fields.write
 	case mediaType == "text/event-stream":
 		s.text = (&eventScanner{fields: s.fields}).write
-	case s.amounts == &s.tracked.stream:
-		s.text = func(p []byte) { s.fields.writeSeparated(p, separator) }
+	case mediaType == "application/json-seq":
+		s.text = func(p []byte) { s.fields.writeSeparated(p, 0x1e) } // RFC 7464
 	default:
-		s.text = s.fields.write
+		s.text = func(p []byte) { s.fields.writeSeparated(p, '\n') }
 	}
 	s.body = newDecoder(header.Values("Content-Encoding"), s.text)
-}
-
-// writeSeparated writes documents that a byte separates: one that is broken does not spoil the next.
-func (s *fieldScanner) writeSeparated(p []byte, separator byte) {
-	for len(p) > 0 {
-		end := bytes.IndexByte(p, separator)
-		if end < 0 {
-			s.write(p)
-			return
-		}
-		s.write(p[:end])
-		s.write([]byte{'\n'}) // ends a number
-		s.reset()
-		p = p[end+1:]
-	}
 }
 
 // close ends the scan when the response has ended. It says why the body, or a part of it, could not be read; "" if it could.
@@ -75,6 +59,11 @@ func (s *responseScanner) close() (problem string) {
 		return ""
 	}
 	return s.body.close()
+}
+
+// whole reports whether the response is a JSON document that has come to its end. It is called after close.
+func (s *responseScanner) whole() bool {
+	return s.amounts == &s.tracked.document && s.fields.whole()
 }
 
 // amount is the number in the first of the fields that was found; not valid if that is no number. It is called after close.

@@ -188,8 +188,8 @@ func (s *sender) postReservation(lane wire.Lane, messageID, alias string, amount
 
 // settle makes the settlement of a finished call, and sends it.
 func (s *sender) settle(c *Call, now time.Time) {
-	amount, found := c.charge()
-	s.flow.untold(c, found)
+	amount, told := c.charge()
+	s.flow.noteTelling(c, told)
 	s.scratch = c.appendSettlement(s.scratch[:0], amount)
 	e := &settlement{
 		flow: s.flow, alias: c.alias, id: c.AllocationID(), reserveID: c.ids, reserved: c.reserved, amount: amount, counted: true,

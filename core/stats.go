@@ -17,12 +17,12 @@ type Stats struct {
 	FailedOpen     int64 // passed because the service gave no decision
 	FailedClosed   int64 // answered 503 for the same reason
 	LateDenials    int64 // metered reservations that the service denied after the request had passed; settled all the same
-	InvalidAmounts int64 // amounts that were negative, not finite or not numbers; the default amount was charged
+	InvalidAmounts int64 // amounts that were negative, over 1e12, not finite or not numbers; what would be charged without them was
 	UnknownAmounts int64 // responses in which the tracked field was not found; the default amount was charged
-	Unreadable     int64 // of the UnknownAmounts, those whose body could not be read, mostly for its encoding
+	Unreadable     int64 // responses with a tracked field whose body could not be read to its end, mostly for its encoding
 	LateAmounts    int64 // amounts that were set after the request had ended, and not charged
 	Shadowed       int64 // requests that Config.Shadow let pass where they would have been refused
-	Missed         int64 // requests of metered routes that were served without the flow's knowing: see Flow.Missed
+	Missed         int64 // requests of routes that are metered or blocked which were served without the flow's knowing: see Flow.ReportMissed
 	Unmetered      int64 // passed before the first configuration had come
 	InvalidTokens  int64 // JWTs that were malformed, or that VerifyJWT refused
 }

@@ -35,7 +35,7 @@ func newTracked(fields []string) *tracked {
 			terms = append(terms, splitPath(strings.TrimSpace(term)))
 		}
 		t.add(terms...)
-		// Where no total is told, its parts are: so do Anthropic's API and OpenAI's, by the same names.
+		// Where no total is told, its parts may be: Anthropic's API has these names. What its cache saved is in other fields.
 		if last := len(terms[0]) - 1; len(terms) == 1 && terms[0][last] == "total_tokens" {
 			t.add(append(terms[0][:last:last], "input_tokens"), append(terms[0][:last:last], "output_tokens"))
 		}

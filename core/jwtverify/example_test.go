@@ -3,6 +3,9 @@ package jwtverify_test
 import (
 	"fmt"
 	"log"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
 
 	"github.com/usageflow/usageflow-go-middleware/core"
 	"github.com/usageflow/usageflow-go-middleware/core/jwtverify"
@@ -11,7 +14,7 @@ import (
 // Identities come from tokens that the issuer has signed for this API.
 func Example() {
 	verifier, err := jwtverify.New(jwtverify.Config{
-		JWKS:     "https://issuer.example/.well-known/jwks.json",
+		JWKSURL:  "https://issuer.example/.well-known/jwks.json",
 		Issuer:   "https://issuer.example",
 		Audience: "my-api",
 	})
@@ -28,14 +31,21 @@ func Example() {
 
 // A token that is signed with a secret which both sides know.
 func ExampleVerifier_Verify() {
-	verifier, err := jwtverify.New(jwtverify.Config{
-		Keys:          map[string]any{"": []byte("a secret of at least 32 bytes....")},
-		AllowNoExpiry: true,
-	})
+	secret := []byte("a secret of at least 32 bytes....")
+	verifier, err := jwtverify.New(jwtverify.Config{Keys: map[string]any{"": secret}, Leeway: time.Minute})
 	if err != nil {
 		log.Fatal(err)
 	}
+	claims := jwt.MapClaims{"sub": "acme", "exp": time.Now().Add(time.Hour).Unix()}
+	token, err := jwt.NewWithClaims(jwt.SigningMethodHS256, claims).SignedString(secret)
+	if err != nil {
+		log.Fatal(err)
+	}
+	verified, err := verifier.Verify(token)
+	fmt.Println(verified["sub"], err)
 	_, err = verifier.Verify("eyJhbGciOiJub25lIn0.eyJzdWIiOiJldmlsIn0.")
 	fmt.Println(err)
-	// Output: jwtverify: token signature is invalid: signing method none is invalid
+	// Output:
+	// acme <nil>
+	// jwtverify: token signature is invalid: signing method none is invalid
 }

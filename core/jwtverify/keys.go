@@ -69,7 +69,7 @@ func parseSet(text []byte, secrets bool) ([]key, error) {
 		list = append(list, key{public: jwk.Key(), id: m.KID, alg: string(m.ALG)})
 	}
 	if len(list) == 0 {
-		return nil, fmt.Errorf("no usable key in the set of %d: %w", len(set.Keys), errors.Join(problems...))
+		return nil, errors.Join(append([]error{fmt.Errorf("there is no usable key in the set of %d", len(set.Keys))}, problems...)...)
 	}
 	return list, nil
 }

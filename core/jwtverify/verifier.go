@@ -1,6 +1,6 @@
 // Package jwtverify checks the JWTs in which a policy finds identities, with github.com/golang-jwt/jwt/v5:
 //
-//	verifier, err := jwtverify.New(jwtverify.Config{JWKS: "https://issuer.example/.well-known/jwks.json", Audience: "my-api"})
+//	verifier, err := jwtverify.New(jwtverify.Config{JWKSURL: "https://issuer.example/.well-known/jwks.json", Audience: "my-api"})
 //	if err != nil {
 //		return err
 //	}
@@ -29,14 +29,16 @@ const (
 	defaultTimeout         = 2 * time.Second
 )
 
-// Config says which tokens are valid. There must be Keys, a JWKS, or both.
+// Config says which tokens are valid. There must be Keys, a key set, or both.
 type Config struct {
 	// Keys by key id: *rsa.PublicKey, *ecdsa.PublicKey, ed25519.PublicKey, or a []byte secret of at least 32 bytes for HS256,
-	// HS384 and HS512. The one with the id "" is for tokens whose id names no other key, or that have none.
+	// HS384 and HS512. The one with the id "" is for tokens for which there is no other key that fits.
 	Keys map[string]any
-	// JWKS is where a JSON Web Key Set (RFC 7517) is: an https:// or http:// URL, or a file's path. From a URL, secret keys
-	// are not taken.
-	JWKS string
+	// JWKSURL is the https:// or http:// URL of a JSON Web Key Set (RFC 7517). Secret keys in it are not used. Who can answer in its
+	// place can make tokens for anyone: http:// is for this machine.
+	JWKSURL string
+	// JWKSFile is the path of a file with a key set, in place of a URL. Its secret keys are used too.
+	JWKSFile string
 	// RefreshInterval is how often the set is read again. Default 1 h for a URL, 10 s for a file. A token with an unknown
 	// key id makes it be read at once, at most every 10 s.
 	RefreshInterval time.Duration
@@ -54,7 +56,7 @@ type Config struct {
 
 	// Logger is told when keys can't be read, and when they can again. Default slog.Default().
 	Logger *slog.Logger
-	// Client fetches a JWKS. Default: one with a timeout of 10 s.
+	// Client fetches the JWKSURL, in at most 10 s. Default: one that follows no redirect from https to http.
 	Client *http.Client
 }
 
@@ -63,22 +65,29 @@ type Verifier struct {
 	// Static after construction.
 	parser *jwt.Parser
 	keys   map[string]key // Config.Keys
-	set    *remoteSet     // nil where there is none
+	set    *polledSet     // nil where there is none
 }
 
 var (
-	errNoKeys  = errors.New("jwtverify: there are neither Keys nor a JWKS")
+	errNoKeys  = errors.New("jwtverify: there are neither Keys nor a key set")
+	errTwoSets = errors.New("jwtverify: JWKSURL and JWKSFile exclude each other")
 	errNoKey   = errors.New("jwtverify: no key fits the token")
-	errNotRead = errors.New("jwtverify: the keys have not been read yet")
 )
+
+// ErrKeysUnavailable is wrapped by Verify's error where the key set has never been read: the token may be valid. A flow takes
+// such a request for one without an identity, which counts on the route's ledger for all of them.
+var ErrKeysUnavailable = errors.New("the keys have not been read yet")
 
 // asymmetric are the algorithms whose keys are public.
 var asymmetric = [...]string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
 
-// New makes a verifier. A JWKS in a file is read now, one at a URL by the verifier's own goroutine: New does not wait for it.
+// New makes a verifier. A key set in a file is read now, one at a URL by the verifier's own goroutine: New does not wait for it.
 func New(cfg Config) (*Verifier, error) {
-	if len(cfg.Keys) == 0 && cfg.JWKS == "" {
+	switch {
+	case len(cfg.Keys) == 0 && cfg.JWKSURL == "" && cfg.JWKSFile == "":
 		return nil, errNoKeys
+	case cfg.JWKSURL != "" && cfg.JWKSFile != "":
+		return nil, errTwoSets
 	}
 	v := &Verifier{keys: make(map[string]key, len(cfg.Keys))}
 	for id, k := range cfg.Keys {
@@ -111,8 +120,8 @@ func New(cfg Config) (*Verifier, error) {
 		opts = append(opts, jwt.WithExpirationRequired())
 	}
 	v.parser = jwt.NewParser(opts...)
-	if cfg.JWKS != "" {
-		set, err := newRemoteSet(cfg)
+	if cfg.JWKSURL != "" || cfg.JWKSFile != "" {
+		set, err := newPolledSet(cfg)
 		if err != nil {
 			return nil, err
 		}

@@ -216,6 +216,8 @@ func TestBadConfigurations(t *testing.T) {
 	}
 	for name, cfg := range map[string]jwtverify.Config{
 		"nothing":              {},
+		"two sets":             {JWKSURL: "https://issuer.example", JWKSFile: "jwks.json"},
+		"no URL":               {JWKSURL: "jwks.json"},
 		"a private key":        {Keys: map[string]any{"k": weak}},
 		"a short secret":       {Keys: map[string]any{"k": []byte("secret")}},
 		"a text":               {Keys: map[string]any{"k": "0123456789abcdef0123456789abcdef"}},
@@ -223,8 +225,8 @@ func TestBadConfigurations(t *testing.T) {
 		"a short Ed25519 key":  {Keys: map[string]any{"k": ed25519.PublicKey("short")}},
 		"alg none":             {Keys: map[string]any{"k": bytes.Repeat([]byte("x"), 32)}, Algorithms: []string{"none"}},
 		"an unknown algorithm": {Keys: map[string]any{"k": bytes.Repeat([]byte("x"), 32)}, Algorithms: []string{"RS257"}},
-		"no file":              {JWKS: t.TempDir() + "/nowhere.json"},
-		"another scheme":       {JWKS: "ftp://issuer.example/jwks.json"},
+		"no file":              {JWKSFile: t.TempDir() + "/nowhere.json"},
+		"another scheme":       {JWKSURL: "ftp://issuer.example/jwks.json"},
 	} {
 		if v, err := jwtverify.New(cfg); err == nil {
 			_ = v.Close()

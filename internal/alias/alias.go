@@ -7,7 +7,7 @@ import (
 )
 
 // Pattern is the one form of a route pattern whatever the router: /api/users/:id, /files/*.
-// It reads gin's and echo's :id, *name and \: (a colon that begins no parameter), chi's {id}, {id:regexp} and *, and
+// It reads gin's and echo's :id, *name and \: (a colon that begins no parameter, and is part of a name), chi's {id}, {id:regexp} and *, and
 // net/http's {id}, {path...} and {$}.
 func Pattern(pattern string) string {
 	if !strings.ContainsAny(pattern, "{*\\") {
@@ -29,7 +29,8 @@ func Pattern(pattern string) string {
 			for i++; i < len(pattern) && pattern[i] != '/'; i++ {
 			}
 		default:
-			if b != '\\' || !strings.HasPrefix(pattern[i+1:], ":") {
+			// At the beginning of a segment the colon would look like that of a parameter.
+			if b != '\\' || !strings.HasPrefix(pattern[i+1:], ":") || strings.HasSuffix(pattern[:i], "/") {
 				out.WriteByte(b)
 			}
 			i++

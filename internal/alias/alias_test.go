@@ -20,6 +20,7 @@ func TestPattern(t *testing.T) {
 		"/exact/{$}":                 "/exact/",
 		"/broken/{id":                "/broken/{id",
 		"/v1/:id/*rest":              "/v1/:id/*",
+		`/files/\:id`:                `/files/\:id`,
 		"*":                          "*",
 		"/files/:id\\:undelete":      "/files/:id:undelete",
 		"/files/{id}:undelete":       "/files/:id:undelete",

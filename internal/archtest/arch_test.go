@@ -19,6 +19,9 @@ var heavy = []string{
 	"github.com/jackc/", "github.com/prometheus/", "go.mongodb.org/", "go.opentelemetry.io/", "github.com/nats-io/",
 }
 
+// jwt are the libraries of core/jwtverify.
+var jwt = []string{"github.com/golang-jwt/", "github.com/MicahParks/"}
+
 var routers = []string{"github.com/gin-gonic/", "github.com/go-chi/", "github.com/labstack/"}
 
 func TestImports(t *testing.T) {
@@ -26,14 +29,14 @@ func TestImports(t *testing.T) {
 		pkg   string
 		never []string
 	}{
-		{"core", append(append([]string{module + "/middleware", module + "/service", "github.com/golang-jwt/"}, routers...), heavy...)},
-		{"socket", append(append([]string{module + "/core", module + "/middleware", module + "/service"}, routers...), heavy...)},
+		{"core", slices.Concat([]string{module + "/middleware", module + "/service"}, routers, heavy, jwt)},
+		{"socket", slices.Concat([]string{module + "/core", module + "/middleware", module + "/service"}, routers, heavy, jwt)},
 		{"service", append([]string{module + "/core", module + "/middleware"}, routers...)},
 		{"cmd/usageflow", append([]string{module + "/middleware"}, routers...)},
-		{"middleware/gin", append([]string{module + "/service", module + "/middleware/", "github.com/go-chi/", "github.com/labstack/", "github.com/golang-jwt/"}, heavy...)},
-		{"middleware/chi", append([]string{module + "/service", module + "/middleware/", "github.com/gin-gonic/", "github.com/labstack/", "github.com/golang-jwt/"}, heavy...)},
-		{"middleware/echo", append([]string{module + "/service", module + "/middleware/", "github.com/gin-gonic/", "github.com/go-chi/", "github.com/golang-jwt/"}, heavy...)},
-		{"middleware/middlewaretest", append(append([]string{module + "/service", module + "/middleware/"}, routers...), heavy...)},
+		{"middleware/gin", slices.Concat([]string{module + "/service", module + "/middleware/", "github.com/go-chi/", "github.com/labstack/"}, heavy, jwt)},
+		{"middleware/chi", slices.Concat([]string{module + "/service", module + "/middleware/", "github.com/gin-gonic/", "github.com/labstack/"}, heavy, jwt)},
+		{"middleware/echo", slices.Concat([]string{module + "/service", module + "/middleware/", "github.com/gin-gonic/", "github.com/go-chi/"}, heavy, jwt)},
+		{"middleware/middlewaretest", slices.Concat([]string{module + "/service", module + "/middleware/"}, routers, heavy, jwt)},
 		{"internal/...", []string{module + "/core", module + "/socket", module + "/service", module + "/middleware"}},
 	} {
 		t.Run(rule.pkg, func(t *testing.T) {

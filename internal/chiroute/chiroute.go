@@ -47,7 +47,8 @@ type Route struct {
 
 	request *http.Request
 	current *chi.Context // chi's own
-	ahead   chi.Context  // what is found beyond it
+	known   int          // patterns that chi had matched
+	ahead   chi.Context  // what is found beyond them
 }
 
 // Find returns what chi will find of a request that has come to middleware, or has found already. Release gives it back.
@@ -59,6 +60,7 @@ func (f *Finder) Find(r *http.Request) *Route {
 	}
 	route.request, route.current = r, chi.RouteContext(r.Context())
 	if route.current != nil && route.current.Routes != nil {
+		route.known = len(route.current.RoutePatterns)
 		route.Pattern = f.find(route.current, &route.ahead, r)
 	}
 	return route
@@ -76,6 +78,9 @@ func (f *Finder) Ran(route *Route) string {
 	rctx := route.current
 	if rctx == nil || rctx.Routes == nil {
 		return ""
+	}
+	if route.Pattern != "" && slices.Equal(rctx.RoutePatterns[min(route.known, len(rctx.RoutePatterns)):], route.ahead.RoutePatterns) {
+		return route.Pattern
 	}
 	if _, pattern, ran := f.follow(rctx.Routes, "", method(rctx, route.request), rctx.RoutePatterns); ran {
 		return pattern

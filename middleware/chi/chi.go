@@ -41,14 +41,13 @@ func Middleware(flow *core.Flow) func(http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			route := finder.Find(r)
 			defer finder.Release(route)
-			switch {
-			case flow.Applies(r.Method, route.Pattern):
-				flow.Serve(w, &core.Request{Request: r, Route: route.Pattern, Param: route.Param, RawParam: true, ClientIP: clientIP(r)}, next)
-			case route.Pattern != "":
+			if flow.Applies(r.Method, route.Pattern) {
+				flow.Serve(w, &core.Request{Request: r, Route: route.Pattern, Param: route.Param, ParamsEscaped: true, ClientIP: clientIP(r)}, next)
+			} else {
 				next.ServeHTTP(w, r)
-			default:
-				next.ServeHTTP(w, r)
-				flow.Missed(r.Method, finder.Ran(route))
+			}
+			if ran := finder.Ran(route); ran != route.Pattern {
+				flow.ReportMissed(r.Method, ran)
 			}
 		})
 	}

@@ -36,16 +36,16 @@ func Middleware(flow *core.Flow) echo.MiddlewareFunc {
 	if flow == nil {
 		return func(next echo.HandlerFunc) echo.HandlerFunc { return next }
 	}
-	tables := &tables{}
+	known := &tables{}
 	return func(next echo.HandlerFunc) echo.HandlerFunc {
 		return func(c echo.Context) error {
-			route, method := tables.matched(c), c.Request().Method
+			route, method := known.matched(c), c.Request().Method
 			if flow.Applies(method, route) {
 				return serve(flow, c, route, next)
 			}
 			err := next(c)
 			if route == "" {
-				flow.Missed(method, tables.matched(c))
+				flow.ReportMissed(method, known.matched(c))
 			}
 			return err
 		}
@@ -81,7 +81,7 @@ func (t *tables) matched(c echo.Context) string {
 
 func serve(flow *core.Flow, c echo.Context, route string, next echo.HandlerFunc) error {
 	r, w := c.Request(), c.Response()
-	call, denial := flow.Begin(r.Context(), &core.Request{Request: r, Route: route, Param: c.Param, RawParam: true, ClientIP: c.RealIP()})
+	call, denial := flow.Begin(r.Context(), &core.Request{Request: r, Route: route, Param: c.Param, ParamsEscaped: true, ClientIP: c.RealIP()})
 	if denial != nil {
 		denial.ServeHTTP(w, r)
 		return nil
@@ -92,28 +92,19 @@ func serve(flow *core.Flow, c echo.Context, route string, next echo.HandlerFunc)
 	tap := call.Writer(w.Writer)
 	w.Writer = tap
 	c.SetRequest(call.Request(r))
-	returned := false
-	defer func() {
-		if !returned {
-			call.Abort() // the panic goes on
+	var err error
+	call.Run(func() int {
+		if err = next(c); err == nil || tap.Status() != 0 || r.Context().Err() != nil {
+			return tap.Status() // 0 where nobody is there to be answered
 		}
-	}()
-	err := next(c)
-	returned = true
-	if err == nil || tap.Status() != 0 {
-		call.End(tap.Status())
-		return err
-	}
-	if ctx := r.Context(); ctx.Err() != nil {
-		call.End(0) // nobody is there to be answered
-		return err
-	} else if ctx.Value(http.ServerContextKey) != nil {
-		context.AfterFunc(ctx, call.Hold()) // echo's error handler will answer; the server ends ctx when it has
-	}
-	status := http.StatusInternalServerError // unless the handler, which is seen to answer meanwhile, says otherwise
-	if he, ok := err.(*echo.HTTPError); ok { //nolint:errorlint // echo's own does not unwrap
-		status = he.Code
-	}
-	call.End(status)
+		// Echo's error handler answers when all middleware has returned; the server ends the context when it has.
+		if r.Context().Value(http.ServerContextKey) != nil {
+			context.AfterFunc(r.Context(), call.Hold())
+		}
+		if he, ok := err.(*echo.HTTPError); ok { //nolint:errorlint // echo's own does not unwrap
+			return he.Code
+		}
+		return http.StatusInternalServerError // unless the handler, which is seen to answer meanwhile, says otherwise
+	})
 	return err
 }

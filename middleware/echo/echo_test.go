@@ -49,7 +49,7 @@ func newRouter(s middlewaretest.Setup) http.Handler {
 	if s.RecoverBehind {
 		e.Use(middleware.Recover())
 	}
-	add(e.Group(""), middlewaretest.Group{Routes: s.Routes, Groups: s.Groups})
+	add(e.Group(""), s.Root())
 	return e
 }
 
@@ -156,7 +156,7 @@ func TestErrors(t *testing.T) {
 			if handled != tc.handled || seen != 1 {
 				t.Errorf("%s: the error handler was called %d times, the middleware outside saw %d errors", name, handled, seen)
 			}
-			a.Drained(1)
+			a.Drain(1)
 		}
 	}
 }
@@ -191,7 +191,7 @@ func TestUnmatched(t *testing.T) {
 			t.Errorf("alias %q, want %q", got, alias)
 		}
 	}
-	a.Drained(4)
+	a.Drain(4)
 }
 
 // Before echo has chosen a route there is nothing to meter: that is counted, and logged as an error.
@@ -206,7 +206,7 @@ func TestPre(t *testing.T) {
 		}
 	}
 	serve(e, "GET", "/nowhere")
-	if s := a.Flow.Stats(); s.Missed != 2 || s.Admitted != 0 || strings.Count(a.Log(), "served unmetered") != 1 {
+	if s := a.Flow.Stats(); s.Missed != 2 || s.Admitted != 0 || strings.Count(a.Log(), "served behind its back") != 1 {
 		t.Errorf("stats %+v, log:\n%s", s, a.Log())
 	}
 }
@@ -237,7 +237,7 @@ func TestErrorAfterHijack(t *testing.T) {
 	if use := a.Uses(1)[0]; use.Metadata["responseStatusCode"] != 101.0 || use.Amount != 1 {
 		t.Errorf("settlement %+v", use)
 	}
-	a.Drained(1)
+	a.Drain(1)
 }
 
 // What echo itself offers for answers is seen; a colon that begins no parameter has its one form.
@@ -265,7 +265,7 @@ func TestAnswers(t *testing.T) {
 			t.Errorf("%d: settlement %+v, want %+v", i, use, want)
 		}
 	}
-	a.Drained(5)
+	a.Drain(5)
 }
 
 // Where the key can't be used, an error is logged and requests pass.

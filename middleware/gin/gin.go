@@ -58,15 +58,10 @@ func serve(flow *core.Flow, c *gin.Context) {
 	c.Request = call.Request(c.Request)
 	w := c.Writer
 	c.Writer = &responseWriter{w, call}
-	returned := false
-	defer func() {
-		if !returned {
-			call.Abort() // the panic goes on
-		}
-	}()
-	c.Next()
-	returned = true
-	call.End(status(w))
+	call.Run(func() int {
+		c.Next()
+		return status(w)
+	})
 }
 
 // status is 0 where the handler has answered nothing, which gin makes a 200 later.

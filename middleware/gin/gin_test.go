@@ -75,7 +75,7 @@ func TestAnswers(t *testing.T) {
 			t.Errorf("answer %d: amount %v, metadata %v", i, u.Amount, u.Metadata)
 		}
 	}
-	a.Drained(8)
+	a.Drain(8)
 }
 
 // gin by default matches the decoded path: what it matches is what counts.

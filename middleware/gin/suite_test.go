@@ -34,7 +34,7 @@ func newRouter(s middlewaretest.Setup) http.Handler {
 	if s.RecoverBehind {
 		r.Use(gin.Recovery())
 	}
-	add(&r.RouterGroup, middlewaretest.Group{Routes: s.Routes, Groups: s.Groups})
+	add(&r.RouterGroup, s.Root())
 	return r
 }
 

@@ -23,7 +23,7 @@ import (
 // limit bounds every wait that is to succeed.
 const limit = 20 * time.Second
 
-// App is a flow over a fake service: the suite's own, and for an adapter's further tests. Not safe for concurrent use.
+// App is a flow over a fake service: the suite's own, and for an adapter's further tests. Its methods are for the test's goroutine.
 type App struct {
 	Flow    *core.Flow
 	Service *sockettest.Server
@@ -65,8 +65,14 @@ func (a *App) newFlow(change ...func(*core.Config)) *core.Flow {
 			}
 		},
 	}
+	tell := cfg.Observe
 	for _, f := range change {
 		f(&cfg)
+	}
+	own := cfg.Observe // tell, unless change has set another
+	cfg.Observe = func(e core.Event) {
+		tell(e)
+		own(e)
 	}
 	flow, err := core.New(cfg)
 	if err != nil {
@@ -85,7 +91,7 @@ func (a *App) newFlow(change ...func(*core.Config)) *core.Flow {
 	return flow
 }
 
-// serve builds a router behind the app's flow and listens. bare does so without the flow.
+// serve builds a router behind the app's flow, unless s has Flows, be they none, and listens. bare does so without any.
 func (a *App) serve(s Setup) *httptest.Server {
 	a.t.Helper()
 	if s.Flows == nil {
@@ -205,8 +211,8 @@ func (a *App) use(n int) socket.UseAllocationRequest {
 	return a.Uses(n)[n-1]
 }
 
-// Drained ends the flow and checks that admitted requests, and no others, were settled or voided.
-func (a *App) Drained(admitted int64) {
+// Drain ends the flow and checks that admitted requests, and no others, were settled or voided.
+func (a *App) Drain(admitted int64) {
 	a.t.Helper()
 	ctx, cancel := context.WithTimeout(a.t.Context(), limit)
 	defer cancel()

@@ -41,9 +41,9 @@ func denying(t *testing.T, seen *[]string) Setup {
 // testDenials reads the answers that a caller over the limit, or to a blocked route, gets: all of their fields.
 func testDenials(t *testing.T, adapter Adapter) {
 	for form, want := range map[core.RateLimitHeaders]string{
-		core.RateLimitStandard: "Content-Length Content-Type Ratelimit Ratelimit-Policy Retry-After Vary X-Before",
-		core.RateLimitX:        "Content-Length Content-Type Retry-After Vary X-Before X-Ratelimit-Limit X-Ratelimit-Remaining X-Ratelimit-Reset",
-		core.RateLimitNone:     "Content-Length Content-Type Retry-After Vary X-Before",
+		core.RateLimitIETF: "Content-Length Content-Type Ratelimit Ratelimit-Policy Retry-After Vary X-Before",
+		core.RateLimitX:    "Content-Length Content-Type Retry-After Vary X-Before X-Ratelimit-Limit X-Ratelimit-Remaining X-Ratelimit-Reset",
+		core.RateLimitNone: "Content-Length Content-Type Retry-After Vary X-Before",
 	} {
 		a := newApp(t, adapter, denyAll, func(c *core.Config) { c.RateLimitHeaders = form })
 		var seen []string
@@ -58,7 +58,7 @@ func testDenials(t *testing.T, adapter Adapter) {
 		if got := names(blocked.header); got != "Content-Length Content-Type Vary X-Before" {
 			t.Errorf("blocked: fields %s", got)
 		}
-		if form == core.RateLimitStandard {
+		if form == core.RateLimitIETF {
 			if policy, limit := denied.header.Get("RateLimit-Policy"), denied.header.Get("RateLimit"); policy != `"default";q=0;w=60` || !strings.HasPrefix(limit, `"default";r=0;t=`) {
 				t.Errorf("got %s and %s", policy, limit)
 			}
@@ -66,7 +66,7 @@ func testDenials(t *testing.T, adapter Adapter) {
 		if wait, err := strconv.Atoi(denied.header.Get("Retry-After")); err != nil || wait < 30 || wait > 66 {
 			t.Errorf("Retry-After %v, %v", wait, err)
 		}
-		a.Drained(0)
+		a.Drain(0)
 	}
 }
 
@@ -98,7 +98,7 @@ func testProblems(t *testing.T, adapter Adapter) {
 			t.Errorf("header %v", got.header)
 		}
 	}
-	a.Drained(0)
+	a.Drain(0)
 }
 
 // testOnDeny writes answers of its own.
@@ -122,7 +122,7 @@ func testOnDeny(t *testing.T, adapter Adapter) {
 	if got := a.get(ts, "/legacy"); got.status != 403 || !strings.HasPrefix(got.body, `{"error":"endpoint_blocked"`) {
 		t.Errorf("got %s", got)
 	}
-	a.Drained(0)
+	a.Drain(0)
 }
 
 // testShadow lets pass, and meters, what would be refused.
@@ -137,5 +137,5 @@ func testShadow(t *testing.T, adapter Adapter) {
 	if s := a.Flow.Stats(); s.Shadowed != 3 || s.Denied+s.Blocked != 0 {
 		t.Errorf("stats %+v", s)
 	}
-	a.Drained(3)
+	a.Drain(3)
 }

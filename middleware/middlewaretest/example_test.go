@@ -19,7 +19,7 @@ func Middleware(flow *core.Flow) func(http.Handler) http.Handler {
 			return next
 		}
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			route := r.Pattern[strings.IndexByte(r.Pattern, '/'):] // without method and host
+			route := route(r)
 			if !flow.Applies(r.Method, route) {
 				next.ServeHTTP(w, r)
 				return
@@ -31,6 +31,18 @@ func Middleware(flow *core.Flow) func(http.Handler) http.Handler {
 			flow.Serve(w, &core.Request{Request: r, Route: route, Param: r.PathValue, ClientIP: client}, next)
 		})
 	}
+}
+
+// route is the path of the pattern that the mux has matched, without method and host; "" if no mux has the request.
+func route(r *http.Request) string {
+	at := strings.IndexByte(r.Pattern, '/')
+	if at < 0 {
+		return ""
+	}
+	if strings.HasSuffix(r.Pattern, "/") {
+		return r.Pattern[at:] + "*" // it stands for all that is below it
+	}
+	return r.Pattern[at:]
 }
 
 // newMux builds what the suite asks for. The middleware of groups is wrapped around each of their routes.
@@ -47,7 +59,7 @@ func newMux(s middlewaretest.Setup) http.Handler {
 			add(prefix, before, inner)
 		}
 	}
-	add("", append(with(s.Before, s.Flows), s.Behind...), middlewaretest.Group{Routes: s.Routes, Groups: s.Groups})
+	add("", append(with(s.Before, s.Flows), s.Behind...), s.Root())
 	return mux
 }
 

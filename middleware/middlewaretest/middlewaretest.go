@@ -28,7 +28,8 @@ type Adapter struct {
 
 // Setup says what a router is made of.
 type Setup struct {
-	// Before, Flows and Behind stand before all routes, in this order. Each of the Flows is the adapter's middleware, once.
+	// Before, Flows and Behind stand before all routes, in this order. Each of the Flows is the adapter's middleware, once; that of
+	// a nil flow lets requests pass.
 	Before, Behind []Middleware
 	Flows          []*core.Flow
 	// RecoverBefore and RecoverBehind ask for the router's own recovery, as the first and the last of these.
@@ -37,6 +38,9 @@ type Setup struct {
 	Routes []Route
 	Groups []Group
 }
+
+// Root is the group of all that stands behind Before, Flows and Behind.
+func (s Setup) Root() Group { return Group{Routes: s.Routes, Groups: s.Groups} }
 
 // Middleware is net/http's kind, which the router's own form wraps.
 type Middleware = func(http.Handler) http.Handler
@@ -92,6 +96,8 @@ func Run(t *testing.T, adapter Adapter) {
 		{"long uploads", testLongUpload},
 		{"uploaded files", testUploadedFiles},
 		{"no configuration", testWithoutFlow},
+		{"options", testOptions},
+		{"failing closed", testFailClosed},
 		{"traffic", testTraffic},
 	} {
 		t.Run(part.name, func(t *testing.T) { part.test(t, adapter) })

@@ -90,7 +90,7 @@ func testAnswers(t *testing.T, adapter Adapter) {
 			with.Close()
 			without.Close()
 		}
-		a.Drained(int64(served))
+		a.Drain(int64(served))
 	}
 }
 
@@ -155,7 +155,7 @@ func testInterfaces(t *testing.T, adapter Adapter) {
 	if got, want := a.get(with, "/x").body, a.get(without, "/x").body; got != want {
 		t.Errorf("HTTP/2: got %s, without the middleware %s", got, want)
 	}
-	a.Drained(3)
+	a.Drain(3)
 }
 
 // copier counts the calls of its ReadFrom.
@@ -204,7 +204,7 @@ func testPush(t *testing.T, adapter Adapter) {
 	if got.String() != want.String() || !strings.HasPrefix(got.body, "HTTP/2.0 ") {
 		t.Errorf("got %s\nwithout the middleware %s", got, want)
 	}
-	a.Drained(1)
+	a.Drain(1)
 }
 
 // testResponseController uses all that http.ResponseController can do.
@@ -243,7 +243,7 @@ func testResponseController(t *testing.T, adapter Adapter) {
 			t.Errorf("amount %v", use.Amount)
 		}
 	}
-	a.Drained(2)
+	a.Drain(2)
 }
 
 // testFullDuplex answers while the request is still coming.
@@ -286,5 +286,5 @@ func testFullDuplex(t *testing.T, adapter Adapter) {
 	if rest, err := io.ReadAll(resp.Body); string(rest) != "PING" || err != nil {
 		t.Errorf("got %q, %v", rest, err)
 	}
-	a.Drained(1)
+	a.Drain(1)
 }

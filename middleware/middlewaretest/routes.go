@@ -100,7 +100,7 @@ func testDecisions(t *testing.T, adapter Adapter) {
 	if s := a.Flow.Stats(); s.Blocked != 4 || s.Denied != 1 {
 		t.Errorf("stats %+v", s)
 	}
-	a.Drained(int64(metered))
+	a.Drain(int64(metered))
 }
 
 // testUnmatched sends what no route is for: however many paths and methods clients think of, only routes have ledgers, and the
@@ -143,7 +143,7 @@ func testUnmatched(t *testing.T, adapter Adapter) {
 		a.get(ts, "/items/7")
 		a.get(ts, "/api/users/7")
 	}
-	a.Drained(6)
+	a.Drain(6)
 	ledgers := make(map[string]int)
 	for _, u := range a.Uses(6) {
 		ledgers[u.Alias]++
@@ -188,7 +188,7 @@ func testPatterns(t *testing.T, adapter Adapter) {
 			t.Errorf("%s: alias %q, want %q", path, use.Alias, alias)
 		}
 	}
-	a.Drained(int64(n))
+	a.Drain(int64(n))
 }
 
 // testGroups installs the middleware at different places of nested groups: it meters once, under the whole pattern.
@@ -252,7 +252,7 @@ func testGroups(t *testing.T, adapter Adapter) {
 			if tc.all || tc.outer {
 				n++
 			}
-			a.Drained(int64(n))
+			a.Drain(int64(n))
 		})
 	}
 }
@@ -272,7 +272,7 @@ func testInstalledTwice(t *testing.T, adapter Adapter) {
 	if use := a.use(1); use.Amount != 5 {
 		t.Errorf("amount %v", use.Amount)
 	}
-	a.Drained(1)
+	a.Drain(1)
 	if n := other.Stats().Admitted; n != 0 || a.Service.Count(socket.TypeRequestForAllocation) != 1 {
 		t.Errorf("%d calls of the other flow, %d reservations", n, a.Service.Count(socket.TypeRequestForAllocation))
 	}
@@ -308,7 +308,7 @@ func testBlocks(t *testing.T, adapter Adapter) {
 	if close(ran); len(ran) != 3 || behind != 3 {
 		t.Errorf("%d handlers ran, and middleware behind %d times", len(ran), behind)
 	}
-	a.Drained(3)
+	a.Drain(3)
 }
 
 // testPolicyOrder permutes the policies of a route: identity, limit and amount stay the same.

@@ -50,7 +50,7 @@ func testServerSentEvents(t *testing.T, adapter Adapter) {
 	if use := a.use(1); use.Amount != 321 {
 		t.Errorf("amount %v", use.Amount)
 	}
-	a.Drained(1)
+	a.Drain(1)
 }
 
 // compress is middleware that compresses every answer.
@@ -97,7 +97,7 @@ func testCompression(t *testing.T, adapter Adapter) {
 		if use := a.use(1); use.Amount != 5 {
 			t.Errorf("%s: amount %v", name, use.Amount)
 		}
-		a.Drained(1)
+		a.Drain(1)
 	}
 	a := newApp(t, adapter, track("n"))
 	ts := a.serve(Setup{Routes: at("/x", func(w http.ResponseWriter, _ *http.Request) {
@@ -113,7 +113,7 @@ func testCompression(t *testing.T, adapter Adapter) {
 	if s := a.Flow.Stats(); s.UnknownAmounts != 2 || s.Unreadable != 2 || strings.Count(a.logs.String(), "encoded (br)") != 1 {
 		t.Errorf("stats %+v, log:\n%s", s, a.logs)
 	}
-	a.Drained(2)
+	a.Drain(2)
 }
 
 // testWebSocket: a WebSocket is settled when it is closed, also where its handler has returned before.
@@ -172,7 +172,7 @@ func testWebSocket(t *testing.T, adapter Adapter) {
 			t.Errorf("returns %v: settlement %+v", returns, use)
 		}
 		<-returned
-		a.Drained(1)
+		a.Drain(1)
 	}
 }
 
@@ -197,7 +197,7 @@ func testCutOff(t *testing.T, adapter Adapter) {
 		if use := a.use(1); use.Amount != want {
 			t.Errorf("policy %d: amount %v, want %v", cutOff, use.Amount, want)
 		}
-		a.Drained(1)
+		a.Drain(1)
 	}
 }
 
@@ -237,7 +237,7 @@ func testProxyAborts(t *testing.T, adapter Adapter) {
 				t.Errorf("recovers %v: settlement %+v", recovers, use)
 			}
 		}
-		a.Drained(2)
+		a.Drain(2)
 	}
 }
 
@@ -278,7 +278,7 @@ func testPanics(t *testing.T, adapter Adapter) {
 			if use := a.use(1); use.Amount != tc.want || use.Metadata["responseStatusCode"] != 500.0 {
 				t.Errorf("amount %v, metadata %v", use.Amount, use.Metadata)
 			}
-			a.Drained(1)
+			a.Drain(1)
 		})
 	}
 }

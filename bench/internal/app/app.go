@@ -117,6 +117,9 @@ func New(v Variant, opts Options) (*App, error) {
 	case v != Bare:
 		return nil, fmt.Errorf("no variant %q", v)
 	}
+	if span != nil && opts.Router != Gin && opts.Router != "" {
+		return nil, fmt.Errorf("%s is for gin only", v)
+	}
 	switch opts.Router {
 	case Gin, "":
 		a.Handler = newGin(a.Flow, span)

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"os"
 	"sync"
@@ -21,10 +22,12 @@ const (
 	// unknownKeyInterval is the least time between two reads that tokens with unknown key ids cause.
 	unknownKeyInterval = 10 * time.Second
 	firstRetryDelay    = time.Second
+	// fetchTimeout is how long a read of a URL may take.
+	fetchTimeout = 10 * time.Second
 )
 
-// remoteSet is a set of keys that is read again and again.
-type remoteSet struct {
+// polledSet is a set of keys that is read again and again.
+type polledSet struct {
 	// Static after construction.
 	source   string // for the log
 	read     func(context.Context) ([]byte, error)
@@ -46,8 +49,8 @@ type remoteSet struct {
 	failed  bool      // the last read failed
 }
 
-func newRemoteSet(cfg Config) (*remoteSet, error) {
-	s := &remoteSet{source: cfg.JWKS, interval: cfg.RefreshInterval, timeout: cfg.Timeout, log: cfg.Logger, wanted: make(chan struct{}, 1)}
+func newPolledSet(cfg Config) (*polledSet, error) {
+	s := &polledSet{source: cfg.JWKSFile, interval: cfg.RefreshInterval, timeout: cfg.Timeout, log: cfg.Logger, wanted: make(chan struct{}, 1)}
 	if s.log == nil {
 		s.log = slog.Default()
 	}
@@ -57,16 +60,24 @@ func newRemoteSet(cfg Config) (*remoteSet, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	s.cancel = cancel
 	interval := defaultRefreshInterval
-	if u, err := url.Parse(cfg.JWKS); err == nil && u.Host != "" && (u.Scheme == "https" || u.Scheme == "http") {
-		client := cfg.Client
-		if client == nil {
-			client = &http.Client{Timeout: 10 * time.Second}
+	if cfg.JWKSURL != "" {
+		u, err := url.Parse(cfg.JWKSURL)
+		if err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http") {
+			cancel()
+			return nil, errors.New("jwtverify: JWKSURL is no https:// or http:// URL")
 		}
 		s.source = u.Redacted()
-		s.read = func(ctx context.Context) ([]byte, error) { return fetch(ctx, client, cfg.JWKS) }
+		if u.Scheme == "http" && !isLoopback(u.Hostname()) {
+			s.log.Warn("the keys for JWTs are fetched without TLS: who can answer in their place can make tokens for anyone", "source", s.source)
+		}
+		client := cfg.Client
+		if client == nil {
+			client = &http.Client{CheckRedirect: staySecure}
+		}
+		s.read = func(ctx context.Context) ([]byte, error) { return fetch(ctx, client, cfg.JWKSURL) }
 	} else {
 		interval, s.secrets = defaultFileInterval, true
-		s.read = func(context.Context) ([]byte, error) { return readFile(cfg.JWKS) }
+		s.read = func(context.Context) ([]byte, error) { return readFile(cfg.JWKSFile) }
 		if err := s.refresh(ctx); err != nil {
 			cancel()
 			return nil, fmt.Errorf("jwtverify: %w", err)
@@ -82,7 +93,25 @@ func newRemoteSet(cfg Config) (*remoteSet, error) {
 	return s, nil
 }
 
+func isLoopback(host string) bool {
+	addr, err := netip.ParseAddr(host)
+	return host == "localhost" || (err == nil && addr.IsLoopback())
+}
+
+// staySecure follows redirects as http.Client does, but for those from https to http.
+func staySecure(r *http.Request, via []*http.Request) error {
+	switch {
+	case r.URL.Scheme != "https" && via[len(via)-1].URL.Scheme == "https":
+		return errors.New("it redirects from https to http")
+	case len(via) >= 10:
+		return errors.New("it redirects too often")
+	}
+	return nil
+}
+
 func fetch(ctx context.Context, client *http.Client, target string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
+	defer cancel()
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, target, nil)
 	if err != nil {
 		return nil, err
@@ -117,7 +146,7 @@ func readAll(r io.Reader) ([]byte, error) {
 }
 
 // run reads the set every interval, when a token asks for it, and after a failure with growing delays.
-func (s *remoteSet) run(ctx context.Context) {
+func (s *polledSet) run(ctx context.Context) {
 	delay := firstRetryDelay
 	wait := s.interval
 	if s.keys.Load() == nil {
@@ -151,20 +180,20 @@ func (s *remoteSet) run(ctx context.Context) {
 }
 
 // begin says that a read is going on, for others to wait for.
-func (s *remoteSet) begin() {
+func (s *polledSet) begin() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.beginLocked()
 }
 
-func (s *remoteSet) beginLocked() {
+func (s *polledSet) beginLocked() {
 	if s.reading == nil {
 		s.reading = make(chan struct{})
 	}
 }
 
 // end wakes those who wait for the read.
-func (s *remoteSet) end() {
+func (s *polledSet) end() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.reading != nil {
@@ -174,14 +203,14 @@ func (s *remoteSet) end() {
 }
 
 // tooSlow says that a read took longer than a token can wait.
-func (s *remoteSet) tooSlow(reading <-chan struct{}) {
+func (s *polledSet) tooSlow(reading <-chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.slow = s.slow || s.reading == reading
 }
 
 // refresh reads the set once. After an error the old keys stay.
-func (s *remoteSet) refresh(ctx context.Context) error {
+func (s *polledSet) refresh(ctx context.Context) error {
 	text, err := s.read(ctx)
 	if err == nil {
 		var list []key
@@ -196,7 +225,7 @@ func (s *remoteSet) refresh(ctx context.Context) error {
 }
 
 // logOutcome logs a read's outcome where it differs from the last one's.
-func (s *remoteSet) logOutcome(err error) {
+func (s *polledSet) logOutcome(err error) {
 	s.mu.Lock()
 	changed := s.failed != (err != nil)
 	s.failed = err != nil
@@ -212,7 +241,7 @@ func (s *remoteSet) logOutcome(err error) {
 
 // find returns the keys that fit a token. Where its key id is unknown, the issuer may have a new key: the set is read again, and
 // waited for. Where no read is going on, and it is too early for another, it returns at once.
-func (s *remoteSet) find(id string, method jwt.SigningMethod) (jwt.VerificationKeySet, error) {
+func (s *polledSet) find(id string, method jwt.SigningMethod) (jwt.VerificationKeySet, error) {
 	if found := s.look(id, method); len(found.Keys) > 0 {
 		return found, nil
 	}
@@ -226,13 +255,13 @@ func (s *remoteSet) find(id string, method jwt.SigningMethod) (jwt.VerificationK
 		}
 	}
 	if s.keys.Load() == nil {
-		return jwt.VerificationKeySet{}, errNotRead
+		return jwt.VerificationKeySet{}, fmt.Errorf("jwtverify: %w", ErrKeysUnavailable)
 	}
 	return s.look(id, method), nil
 }
 
 // look looks among the keys that were read.
-func (s *remoteSet) look(id string, method jwt.SigningMethod) jwt.VerificationKeySet {
+func (s *polledSet) look(id string, method jwt.SigningMethod) jwt.VerificationKeySet {
 	list := s.keys.Load()
 	if list == nil {
 		return jwt.VerificationKeySet{}
@@ -242,7 +271,7 @@ func (s *remoteSet) look(id string, method jwt.SigningMethod) jwt.VerificationKe
 
 // ask asks for a read, unless one is going on or the last one that a token caused was a moment ago. It returns what is closed
 // when the read is over; nil where there is none.
-func (s *remoteSet) ask() <-chan struct{} {
+func (s *polledSet) ask() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if now := time.Now(); s.reading == nil && !s.closed && now.Sub(s.askedAt) >= unknownKeyInterval {
@@ -259,7 +288,7 @@ func (s *remoteSet) ask() <-chan struct{} {
 	return s.reading
 }
 
-func (s *remoteSet) close() {
+func (s *polledSet) close() {
 	s.mu.Lock()
 	s.closed = true
 	s.mu.Unlock()

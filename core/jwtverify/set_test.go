@@ -3,6 +3,7 @@ package jwtverify_test
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -37,7 +38,7 @@ type issuer struct {
 // newIssuer serves a set through a transport of its own: no network is needed.
 func newIssuer(set []byte) *issuer {
 	i := &issuer{set: set}
-	i.client = &http.Client{Timeout: 10 * time.Second, Transport: i}
+	i.client = &http.Client{Transport: i}
 	return i
 }
 
@@ -74,7 +75,7 @@ func (i *issuer) change(set []byte, answer func(http.ResponseWriter)) {
 }
 
 func (i *issuer) config() jwtverify.Config {
-	return jwtverify.Config{JWKS: "https://user:secret@issuer.example/jwks.json", Client: i.client, Logger: slog.New(slog.NewTextHandler(&i.logs, nil))}
+	return jwtverify.Config{JWKSURL: "https://user:secret@issuer.example/jwks.json", Client: i.client, Logger: slog.New(slog.NewTextHandler(&i.logs, nil))}
 }
 
 // A new key is found when the first token comes that is signed with it, and the old one goes with the next read.
@@ -170,7 +171,7 @@ func TestIssuerOutage(t *testing.T) {
 			if _, err := v.Verify(other.sign(t, valid())); err == nil {
 				t.Errorf("%s: a stranger's token is valid", name)
 			}
-			if logs := i.logs.String(); strings.Count(logs, "can't be read") != 2 || strings.Count(logs, "read again") != 1 || strings.Contains(logs, "secret") {
+			if logs := i.logs.String(); strings.Count(logs, "can't be read") != 2 || strings.Contains(logs, "%!") || strings.Count(logs, "read again") != 1 || strings.Contains(logs, "secret") {
 				t.Errorf("%s: log:\n%s", name, logs)
 			}
 		})
@@ -200,7 +201,7 @@ func TestSets(t *testing.T) {
 	if err := os.WriteFile(file, set, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	v := newVerifier(t, jwtverify.Config{JWKS: file})
+	v := newVerifier(t, jwtverify.Config{JWKSFile: file})
 	for _, s := range []signer{key, secret} {
 		if _, err := v.Verify(s.sign(t, valid())); err != nil {
 			t.Errorf("%s: %v", s.id, err)
@@ -218,12 +219,12 @@ func TestFile(t *testing.T) {
 		}
 	}
 	write([]byte("{"))
-	if _, err := jwtverify.New(jwtverify.Config{JWKS: file}); err == nil {
+	if _, err := jwtverify.New(jwtverify.Config{JWKSFile: file}); err == nil {
 		t.Error("a broken file is taken")
 	}
 	write(keySet(t, old))
 	synctest.Test(t, func(t *testing.T) {
-		v := newVerifier(t, jwtverify.Config{JWKS: file, Logger: slog.New(slog.DiscardHandler)})
+		v := newVerifier(t, jwtverify.Config{JWKSFile: file, Logger: slog.New(slog.DiscardHandler)})
 		claims := valid("exp", time.Now().Add(time.Hour).Unix())
 		write(keySet(t, fresh))
 		pass(11 * time.Second)
@@ -238,17 +239,20 @@ func TestFile(t *testing.T) {
 	})
 }
 
-// Close ends a read that is going on, and Verify goes on with what was read.
-func TestClose(t *testing.T) {
+// Close ends a read that is going on, and does not wait for the issuer.
+func TestCloseDuringARead(t *testing.T) {
 	key := newEC(t, "k")
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	ts := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-ctx.Done() }))
+	asked := make(chan struct{}, 1)
+	ts := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		asked <- struct{}{}
+		<-r.Context().Done()
+	}))
 	defer ts.Close()
-	v, err := jwtverify.New(jwtverify.Config{JWKS: ts.URL, Timeout: time.Hour})
+	v, err := jwtverify.New(jwtverify.Config{JWKSURL: ts.URL, Timeout: time.Hour})
 	if err != nil {
 		t.Fatal(err)
 	}
+	<-asked
 	failed := make(chan error)
 	go func() {
 		_, err := v.Verify(key.sign(t, valid()))
@@ -256,12 +260,56 @@ func TestClose(t *testing.T) {
 	}()
 	_ = v.Close()
 	_ = v.Close()
-	if err := <-failed; err == nil {
-		t.Error("it is valid")
+	if err := <-failed; !errors.Is(err, jwtverify.ErrKeysUnavailable) {
+		t.Errorf("got %v", err)
 	}
-	cancel()
-	if _, err := v.Verify(key.sign(t, valid())); err == nil {
-		t.Error("it is valid")
+	if _, err := v.Verify(key.sign(t, valid())); !errors.Is(err, jwtverify.ErrKeysUnavailable) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// After Close, Verify goes on with the keys that were read last, and asks for no others.
+func TestVerifyAfterClose(t *testing.T) {
+	known, unknown := newEC(t, "known"), newEC(t, "unknown")
+	synctest.Test(t, func(t *testing.T) {
+		i := newIssuer(keySet(t, known))
+		v := newVerifier(t, i.config())
+		for range 2 {
+			if _, err := v.Verify(known.sign(t, valid())); err != nil {
+				t.Error(err)
+			}
+			_ = v.Close()
+		}
+		if _, err := v.Verify(unknown.sign(t, valid())); err == nil || i.reads.Load() != 1 {
+			t.Errorf("%v after %d reads", err, i.reads.Load())
+		}
+	})
+}
+
+// A redirect may lead elsewhere, but not out of TLS.
+func TestRedirects(t *testing.T) {
+	key := newEC(t, "k")
+	open := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(keySet(t, key)) }))
+	defer open.Close()
+	target := open.URL
+	secure := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, target, http.StatusFound)
+	}))
+	defer secure.Close()
+	client := secure.Client()
+	trust := client.Transport.(*http.Transport).TLSClientConfig.RootCAs
+	old := http.DefaultTransport
+	http.DefaultTransport = &http.Transport{TLSClientConfig: &tls.Config{RootCAs: trust}}
+	defer func() { http.DefaultTransport = old }()
+	var logs lockedBuffer
+	v := newVerifier(t, jwtverify.Config{JWKSURL: secure.URL, Logger: slog.New(slog.NewTextHandler(&logs, nil))})
+	if _, err := v.Verify(key.sign(t, valid())); !errors.Is(err, jwtverify.ErrKeysUnavailable) || !strings.Contains(logs.String(), "from https to http") {
+		t.Errorf("got %v, log:\n%s", err, &logs)
+	}
+	within := httptest.NewServer(http.RedirectHandler(open.URL, http.StatusFound))
+	defer within.Close()
+	if _, err := newVerifier(t, jwtverify.Config{JWKSURL: within.URL}).Verify(key.sign(t, valid())); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -270,7 +318,7 @@ func TestInAFlow(t *testing.T) {
 	key, forger := newRSA(t, "k"), newRSA(t, "k")
 	ts := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(keySet(t, key)) }))
 	defer ts.Close()
-	v := newVerifier(t, jwtverify.Config{JWKS: ts.URL})
+	v := newVerifier(t, jwtverify.Config{JWKSURL: ts.URL})
 	srv := sockettest.New(t)
 	srv.SetPolicies(sockettest.Policy{Method: "GET", URL: "/x", IdentityFieldLocation: "bearer_token", IdentityFieldName: "customer"})
 	var logs lockedBuffer
@@ -302,7 +350,7 @@ func TestNobodyListens(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = l.Close()
-	v := newVerifier(t, jwtverify.Config{JWKS: "http://" + l.Addr().String(), Logger: slog.New(slog.DiscardHandler)})
+	v := newVerifier(t, jwtverify.Config{JWKSURL: "http://" + l.Addr().String(), Logger: slog.New(slog.DiscardHandler)})
 	if _, err := v.Verify(newEC(t, "k").sign(t, valid())); err == nil || errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("got %v", err)
 	}
