@@ -44,7 +44,6 @@ func TestOnDeny(t *testing.T) {
 		"changed, and left alone": {func(_ http.ResponseWriter, _ *http.Request, d *core.Denial) { d.Status, d.Code = 402, "other" }, 429, `{"error":"rate_limit_exceeded"`},
 		"nothing":                 {func(http.ResponseWriter, *http.Request, *core.Denial) {}, 429, `{"error":"rate_limit_exceeded"`},
 		"a panic":                 {func(http.ResponseWriter, *http.Request, *core.Denial) { panic("boom") }, 429, `{"error":"rate_limit_exceeded"`},
-		"a panic after the head":  {func(w http.ResponseWriter, _ *http.Request, _ *core.Denial) { w.WriteHeader(402); panic("boom") }, 402, ""},
 		"another status, as usual": {func(w http.ResponseWriter, r *http.Request, d *core.Denial) {
 			own := *d
 			own.Status, own.Message = http.StatusPaymentRequired, "Buy more."
@@ -69,6 +68,41 @@ func TestOnDeny(t *testing.T) {
 				t.Errorf("blocked: got %d", w.Code)
 			}
 		})
+	}
+}
+
+// Where OnDeny panics in the middle of its answer, the client must not take that for a whole one; nor has a panic before it any trace.
+func TestOnDenyPanics(t *testing.T) {
+	h := newHarness(t, denyReports, func(c *core.Config) {
+		c.OnDeny = func(w http.ResponseWriter, r *http.Request, _ *core.Denial) {
+			w.Header().Set("Content-Length", "5")
+			if r.URL.Path == "/legacy" {
+				panic("early")
+			}
+			_, _ = io.WriteString(w, "ab")
+			panic("late")
+		}
+	})
+	ts := h.listen(h.route("/reports", ok))
+	if resp, err := ts.Client().Get(ts.URL + "/reports"); err == nil {
+		body, err := io.ReadAll(resp.Body)
+		_ = resp.Body.Close()
+		if err == nil {
+			t.Errorf("got %q as a whole answer", body)
+		}
+	}
+	blocked := h.listen(h.route("/legacy", ok))
+	resp, err := blocked.Client().Get(blocked.URL + "/legacy")
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := io.ReadAll(resp.Body)
+	_ = resp.Body.Close()
+	if resp.StatusCode != 403 || !strings.HasPrefix(string(body), `{"error":"endpoint_blocked"`) || err != nil {
+		t.Errorf("got %d %s, %v", resp.StatusCode, body, err)
+	}
+	if h.logs.count("function=OnDeny") != 2 {
+		t.Errorf("log:\n%s", h.logs)
 	}
 }
 
@@ -154,10 +188,11 @@ func TestProblems(t *testing.T) {
 		"application/problem+json;q=0":        false,
 		"application/problem+json;q=x":        false,
 		"text/html, application/problem+json": true,
-		"application/json, application/problem+json":             true,
-		"application/json, application/problem+json;q=0.5":       false,
-		"application/json;q=0.1, application/problem+json;q=0.5": true,
-		";;;, application/problem+json":                          true,
+		"application/json, application/problem+json":               true,
+		"application/json, application/problem+json;q=0.5":         false,
+		"application/json;q=0.1, application/problem+json;q=0.5":   true,
+		"application/problem+json" + strings.Repeat(", a/b", 1000): false,
+		";;;, application/problem+json":                            true,
 	} {
 		for path, status := range map[string]int{"/reports": 429, "/legacy": 403} {
 			r := get(path)

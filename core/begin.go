@@ -45,8 +45,11 @@ func (f *Flow) ReportMissed(method, route string) {
 // be ended when the handler has returned; the handler gets the request that Call.Request makes. Where both are
 // nil, the request passes untouched. Begin waits for the service on rate-limited routes only, for at most
 // Config.Timeout; an outage is not a denial.
+//
+// Where ctx holds a call already, the middleware is installed twice, and the request passes. If the call is of another route, a handler
+// has passed its context on to another request: blocks hold for that one, and a limited route decides, and is metered, once more.
 func (f *Flow) Begin(ctx context.Context, r *Request) (*Call, *Denial) {
-	if r.Route == "" || f.stopped.Load() || FromContext(ctx) != nil {
+	if r.Route == "" || f.stopped.Load() {
 		return nil, nil
 	}
 	r.decodeParams()
@@ -58,7 +61,8 @@ func (f *Flow) Begin(ctx context.Context, r *Request) (*Call, *Denial) {
 		return nil, nil
 	}
 	rl := conf.rule(r.Method, r.Route)
-	if rl.idle() {
+	outer := FromContext(ctx)
+	if rl.idle() || outer.isFor(r.Method, rl) {
 		return nil, nil
 	}
 	if rl.blockedAll {
@@ -72,7 +76,7 @@ func (f *Flow) Begin(ctx context.Context, r *Request) (*Call, *Denial) {
 			return nil, denial
 		}
 	}
-	if !rl.metered {
+	if !rl.metered || (outer != nil && !rl.limited) {
 		return nil, nil
 	}
 	c := f.newCall(ctx, rl, identity, 1)
@@ -141,6 +145,11 @@ func (f *Flow) admit(ctx context.Context, c *Call) (*Call, *Denial) {
 	}
 	f.observe(Event{Kind: EventAdmitted, Alias: c.alias, AllocationID: c.AllocationID()})
 	return c, nil
+}
+
+// isFor reports whether the call is of a request for the route.
+func (c *Call) isFor(method string, rl *rule) bool {
+	return c != nil && c.method == method && c.rule.pattern == rl.pattern
 }
 
 func (f *Flow) decisionOver() {

@@ -48,7 +48,8 @@ type Config struct {
 	FailClosed bool
 	// OnDeny answers in place of the flow, with whatever status; d says what the flow would (d.ServeHTTP answers so). The
 	// denial's header fields are set before it is called, on the request's own goroutine, and many calls may run at the same
-	// time. Where it writes nothing, or panics before it does, the flow answers, with the fields that it has set.
+	// time. Where it writes nothing, or panics before it does, the flow answers as if it had not been called; after a panic
+	// in the middle of its answer the connection is aborted.
 	OnDeny func(w http.ResponseWriter, r *http.Request, d *Denial)
 	// RateLimitHeaders says which fields tell of the limit in a 429. Default RateLimitIETF. Retry-After is always there.
 	RateLimitHeaders RateLimitHeaders

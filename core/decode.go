@@ -17,7 +17,7 @@ const (
 	// sniffBytes are enough to tell an encoded body from a plain one.
 	sniffBytes = 6
 	// maxDecodedBytes bounds how much of a body is decoded: a few bytes can stand for very many.
-	maxDecodedBytes = 256 << 20
+	maxDecodedBytes = 64 << 20
 )
 
 // decoder decodes a body as it is written, for the scanner: gzip and deflate, which are what Go's middleware writes.

@@ -15,6 +15,9 @@ const (
 	CodeUnavailable = "service_unavailable" // 503
 )
 
+// maxAcceptBytes bounds the Accept field that is looked at: a denial must stay cheap.
+const maxAcceptBytes = 2 << 10
+
 // Denial is an answer to a request that must not run. It is a value, not an error: an outage is not a denial.
 type Denial struct {
 	Status  int
@@ -83,11 +86,12 @@ func marshal(v any) []byte {
 
 // asksForProblem reports whether an Accept field names application/problem+json and does not prefer application/json.
 func asksForProblem(accept []string) bool {
-	if len(accept) == 0 {
+	list := strings.Join(accept, ",")
+	if list == "" || len(list) > maxAcceptBytes {
 		return false
 	}
 	var problem, plain float64
-	for item := range strings.SplitSeq(strings.Join(accept, ","), ",") {
+	for item := range strings.SplitSeq(list, ",") {
 		mediaType, params, err := mime.ParseMediaType(item)
 		if err != nil {
 			continue

@@ -53,10 +53,16 @@ func (c *Call) handlerReturned(status int, panicked, answered bool) {
 	}
 	c.returned = true
 	c.status, c.panicked = status, panicked
-	if c.inner != nil && c.outer.MultipartForm == nil {
-		c.outer.MultipartForm = c.inner.MultipartForm // whose files the server removes
+	if c.inner != nil {
+		if c.outer.MultipartForm == nil {
+			c.outer.MultipartForm = c.inner.MultipartForm // whose files the server removes
+		}
+		c.outer.Pattern = c.inner.Pattern
 	}
 	c.outer, c.inner = nil, nil
+	if !answered && errors.Is(c.ctx.Context.Err(), context.DeadlineExceeded) {
+		c.status = http.StatusServiceUnavailable // which is what others say then in the handler's place
+	}
 	if c.method != jobMethod && errors.Is(c.ctx.Context.Err(), context.Canceled) {
 		c.cutOff = panicked || !answered || c.seen != nil
 	}

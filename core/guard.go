@@ -3,6 +3,7 @@ package core
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 )
 
@@ -43,17 +44,33 @@ func (f *Flow) callVoidStatus(status int) (void bool) {
 	return f.cfg.VoidStatus != nil && f.cfg.VoidStatus(status)
 }
 
-// callOnDeny reports whether the request is answered. The user's function gets a denial of its own, whose ServeHTTP is the
-// flow's answer.
+// callOnDeny reports whether the request is answered; if not, the header is as it was. The user's function gets a denial of its
+// own, whose ServeHTTP is the flow's answer.
 func (f *Flow) callOnDeny(w http.ResponseWriter, r *http.Request, d *Denial) bool {
 	writer := (*Call)(nil).Writer(w)
 	own := *d
 	own.flow = nil
-	func() {
-		defer f.recovered("OnDeny")
-		f.cfg.OnDeny(writer, r, &own)
+	before := w.Header().Clone()
+	if f.tryOnDeny(writer, r, &own) && writer.Status() != 0 {
+		return true
+	}
+	if writer.Status() != 0 {
+		panic(http.ErrAbortHandler) // what has gone out is not the whole answer
+	}
+	clear(w.Header())
+	maps.Copy(w.Header(), before)
+	return false
+}
+
+// tryOnDeny reports whether OnDeny has returned.
+func (f *Flow) tryOnDeny(w http.ResponseWriter, r *http.Request, d *Denial) (returned bool) {
+	defer func() {
+		if v := recover(); v != nil {
+			f.log.Error("usageflow: a function of the configuration panicked", "function", "OnDeny", "panic", fmt.Sprint(v))
+		}
 	}()
-	return writer.Status() != 0
+	f.cfg.OnDeny(w, r, d)
+	return true
 }
 
 func (f *Flow) observe(e Event) {

@@ -18,7 +18,7 @@ func (c *Call) Hijack(w http.ResponseWriter) (net.Conn, *bufio.ReadWriter, error
 	if err != nil || c == nil {
 		return conn, rw, err
 	}
-	c.sentStatus.CompareAndSwap(0, http.StatusSwitchingProtocols)
+	c.Answered(http.StatusSwitchingProtocols)
 	c.mu.Lock()
 	c.hijacked = true
 	c.mu.Unlock()

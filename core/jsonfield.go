@@ -29,7 +29,7 @@ type fieldScanner struct {
 	text    []byte      // of the key or scalar that is being read, as far as it matters
 	longest int         // bytes of a key that matter: one more than those of the longest part that it could be
 	escape  bool        // the last byte in a string was a backslash
-	broken  bool        // nested too deeply: the rest is ignored
+	deeper  int         // containers that are open beyond those of the stack, where no path leads
 	opened  bool        // there was an object or array
 }
 
@@ -66,15 +66,12 @@ func newFieldScanner(paths ...[]string) *fieldScanner {
 // reset makes the scanner ready for another document. What was found stays.
 func (s *fieldScanner) reset() {
 	s.state, s.stack = fieldBetween, s.stack[:0]
-	s.wantKey, s.hits, s.escape, s.broken = false, 0, false, false
+	s.wantKey, s.hits, s.escape, s.deeper = false, 0, false, 0
 	s.text = s.text[:0]
 }
 
 func (s *fieldScanner) write(p []byte) {
 	for i := 0; i < len(p); i++ {
-		if s.broken {
-			return
-		}
 		if s.state == fieldString && !s.escape && !s.matters() {
 			i += plainPrefix(p[i:])
 			if i == len(p) {
@@ -113,7 +110,7 @@ func (s *fieldScanner) writeSeparated(p []byte, separator byte) {
 
 // whole reports whether what was written is a document, or several, and none is open.
 func (s *fieldScanner) whole() bool {
-	return s.opened && len(s.stack) == 0 && s.state == fieldBetween && !s.broken
+	return s.opened && len(s.stack) == 0 && s.state == fieldBetween
 }
 
 // between handles a byte outside of strings and scalars.
@@ -140,7 +137,8 @@ func (s *fieldScanner) between(b byte) {
 
 func (s *fieldScanner) open(b byte) {
 	if len(s.stack) >= maxJSONDepth {
-		s.broken = true
+		s.deeper++
+		s.hits, s.wantKey = 0, false
 		return
 	}
 	// The document itself is on every path; below it, what the paths' next parts name.
@@ -161,16 +159,19 @@ func (s *fieldScanner) open(b byte) {
 }
 
 func (s *fieldScanner) close() {
-	if len(s.stack) > 0 {
+	s.hits, s.wantKey = 0, false
+	switch {
+	case s.deeper > 0:
+		s.deeper--
+	case len(s.stack) > 0:
 		s.stack = s.stack[:len(s.stack)-1]
 	}
-	s.hits, s.wantKey = 0, false
 }
 
 func (s *fieldScanner) nextMember() {
 	s.hits = 0
 	c := s.top()
-	if c == nil {
+	if c == nil || s.deeper > 0 {
 		return
 	}
 	if c.kind == '{' {

@@ -7,6 +7,13 @@ import (
 	"net/http"
 )
 
+// Answered tells the call with which status its answer goes out, where that does not go through its Writer; the first counts.
+func (c *Call) Answered(status int) {
+	if c != nil {
+		c.sentStatus.CompareAndSwap(0, int32(status)) //nolint:gosec // a status has three digits
+	}
+}
+
 // Wrote tells the call what the handler wrote, with the response's header as it stands. An adapter whose router has a
 // response writer of its own calls it after each write; others use Writer.
 func (c *Call) Wrote(header http.Header, p []byte) {
@@ -71,19 +78,26 @@ func (t *tap) WriteHeader(status int) {
 }
 
 func (t *tap) Write(p []byte) (int, error) {
-	t.wrote()
 	n, err := t.ResponseWriter.Write(p)
-	t.call.Wrote(t.Header(), p[:n])
+	if n > 0 || err == nil {
+		t.wrote()
+		t.call.Wrote(t.Header(), p[:written(n, len(p))])
+	}
 	return n, err
 }
 
 // WriteString spares the copy where the writer below spares it.
 func (t *tap) WriteString(s string) (int, error) {
-	t.wrote()
 	n, err := io.WriteString(t.ResponseWriter, s)
-	t.call.WroteString(t.Header(), s[:n])
+	if n > 0 || err == nil {
+		t.wrote()
+		t.call.WroteString(t.Header(), s[:written(n, len(s))])
+	}
 	return n, err
 }
+
+// written is how much of a write counts: a writer that buffers may say that it has written more than it was given.
+func written(n, given int) int { return min(max(n, 0), given) }
 
 func (t *tap) wrote() {
 	if t.status == 0 {
@@ -93,9 +107,7 @@ func (t *tap) wrote() {
 
 func (t *tap) note(status int) {
 	t.status = status
-	if t.call != nil {
-		t.call.sentStatus.CompareAndSwap(0, int32(status)) //nolint:gosec // a status has three digits
-	}
+	t.call.Answered(status)
 }
 
 // watchesBody reports whether Wrote has any use for what is written.
@@ -136,6 +148,9 @@ func (t tapReaderFrom) ReadFrom(r io.Reader) (int64, error) {
 	if t.call.watchesBody() {
 		return io.Copy(struct{ io.Writer }{t.tap}, r)
 	}
-	t.wrote()
-	return t.ResponseWriter.(io.ReaderFrom).ReadFrom(r)
+	n, err := t.ResponseWriter.(io.ReaderFrom).ReadFrom(r)
+	if n > 0 || err == nil {
+		t.wrote()
+	}
+	return n, err
 }

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/MicahParks/jwkset"
 	"github.com/golang-jwt/jwt/v5"
@@ -53,7 +54,8 @@ func parseSet(text []byte, secrets bool) ([]key, error) {
 	var list []key
 	var problems []error
 	for _, m := range set.Keys {
-		if m.USE == jwkset.UseEnc || (m.KTY == jwkset.KtyOct && !secrets) {
+		forOthers := len(m.KEYOPS) > 0 && !slices.Contains(m.KEYOPS, jwkset.KeyOpsVerify)
+		if m.USE == jwkset.UseEnc || forOthers || (m.KTY == jwkset.KtyOct && !secrets) {
 			continue
 		}
 		m.X5U = "" // it would be another thing to fetch

@@ -43,7 +43,7 @@ type polledSet struct {
 
 	mu      sync.Mutex    // guards what follows
 	reading chan struct{} // closed when the read is over that is going on, or about to; nil: none is
-	slow    bool          // the read has been waited for in vain: nobody else does
+	slow    bool          // a read has been waited for in vain: nobody waits any more, until one succeeds
 	closed  bool
 	askedAt time.Time // of the last read that a token caused
 	failed  bool      // the last read failed
@@ -165,7 +165,7 @@ func (s *polledSet) run(ctx context.Context) {
 		if err == nil {
 			err = s.refresh(ctx)
 		}
-		s.end()
+		s.end(err == nil)
 		if ctx.Err() != nil {
 			return
 		}
@@ -193,13 +193,14 @@ func (s *polledSet) beginLocked() {
 }
 
 // end wakes those who wait for the read.
-func (s *polledSet) end() {
+func (s *polledSet) end(good bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.reading != nil {
 		close(s.reading)
-		s.reading, s.slow = nil, false
+		s.reading = nil
 	}
+	s.slow = s.slow && !good
 }
 
 // tooSlow says that a read took longer than a token can wait.
@@ -245,6 +246,16 @@ func (s *polledSet) find(id string, method jwt.SigningMethod) (jwt.VerificationK
 	if found := s.look(id, method); len(found.Keys) > 0 {
 		return found, nil
 	}
+	s.renew()
+	if s.keys.Load() == nil {
+		return jwt.VerificationKeySet{}, fmt.Errorf("jwtverify: %w", ErrKeysUnavailable)
+	}
+	return s.look(id, method), nil
+}
+
+// renew has the set read again, and waits for it; false if it is as it was.
+func (s *polledSet) renew() bool {
+	before := s.keys.Load()
 	if reading := s.ask(); reading != nil {
 		timer := time.NewTimer(s.timeout)
 		defer timer.Stop()
@@ -254,10 +265,7 @@ func (s *polledSet) find(id string, method jwt.SigningMethod) (jwt.VerificationK
 			s.tooSlow(reading)
 		}
 	}
-	if s.keys.Load() == nil {
-		return jwt.VerificationKeySet{}, fmt.Errorf("jwtverify: %w", ErrKeysUnavailable)
-	}
-	return s.look(id, method), nil
+	return s.keys.Load() != before
 }
 
 // look looks among the keys that were read.
@@ -294,5 +302,5 @@ func (s *polledSet) close() {
 	s.mu.Unlock()
 	s.cancel()
 	s.done.Wait()
-	s.end()
+	s.end(false)
 }

@@ -103,6 +103,12 @@ func TestRotation(t *testing.T) {
 		pass(61 * time.Minute)
 		check(old, false, 5) // the hourly read, and one for it
 		check(fresh, true, 5)
+		// A token need not say which key it is signed with.
+		last := newEd(t, "")
+		i.change(keySet(t, fresh, last), nil)
+		pass(11 * time.Second)
+		check(last, true, 6)
+		check(newEd(t, ""), false, 6)
 	})
 }
 
@@ -157,6 +163,16 @@ func TestIssuerOutage(t *testing.T) {
 			if waited := time.Since(start); waited > 2*time.Second {
 				t.Errorf("%s: 100 tokens waited %v", name, waited)
 			}
+			start = time.Now()
+			for range 20 {
+				pass(5 * time.Second)
+				if _, err := v.Verify(token); !errors.Is(err, jwtverify.ErrKeysUnavailable) {
+					t.Errorf("%s: %v", name, err)
+				}
+			}
+			if waited := time.Since(start); waited > 100*time.Second {
+				t.Errorf("%s: later tokens waited %v", name, waited-100*time.Second)
+			}
 			i.change(keySet(t, key), nil)
 			pass(90 * time.Second)
 			if _, err := v.Verify(token); err != nil {
@@ -182,7 +198,7 @@ func TestIssuerOutage(t *testing.T) {
 func TestSets(t *testing.T) {
 	key, secret := newEd(t, "k"), newSecret("s")
 	set := []byte(strings.Replace(string(keySet(t, key, secret)), `{"keys":[`,
-		`{"keys":[{"kty":"XYZ","kid":"x"},{"kty":"RSA","kid":"broken","n":"!"},{"kty":"RSA","use":"enc","kid":"k","n":"AQAB","e":"AQAB"},{"kty":"EC","crv":"P-256","x":"AA","y":"AA"},`, 1))
+		`{"keys":[{"kty":"XYZ","kid":"x"},{"kty":"RSA","kid":"broken","n":"!"},{"kty":"RSA","use":"enc","kid":"k","n":"AQAB","e":"AQAB"},{"kty":"RSA","key_ops":["encrypt"],"kid":"k","n":"AQAB","e":"AQAB"},{"kty":"EC","crv":"P-256","x":"AA","y":"AA"},`, 1))
 	synctest.Test(t, func(t *testing.T) {
 		v := newVerifier(t, newIssuer(set).config())
 		if _, err := v.Verify(key.sign(t, valid())); err != nil {

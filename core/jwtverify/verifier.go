@@ -72,6 +72,8 @@ var (
 	errNoKeys  = errors.New("jwtverify: there are neither Keys nor a key set")
 	errTwoSets = errors.New("jwtverify: JWKSURL and JWKSFile exclude each other")
 	errNoKey   = errors.New("jwtverify: no key fits the token")
+	// RFC 7515, section 4.1.11: who does not know an extension that is critical refuses the token. None is known here.
+	errCritical = errors.New("jwtverify: the token has a critical extension")
 )
 
 // ErrKeysUnavailable is wrapped by Verify's error where the key set has never been read: the token may be valid. A flow takes
@@ -152,16 +154,37 @@ func checkKey(k any) error {
 // Verify checks a token's signature and times, and returns its claims; numbers are json.Number. It is core.Config.VerifyJWT.
 // It waits only for keys that are being fetched, at most Config.Timeout. An error says why the token is not valid.
 func (v *Verifier) Verify(token string) (map[string]any, error) {
-	claims := jwt.MapClaims{}
-	if _, err := v.parser.ParseWithClaims(token, claims, v.keyFor); err != nil {
+	claims, parsed, err := v.parse(token)
+	if errors.Is(err, jwt.ErrTokenSignatureInvalid) && v.set != nil && keyID(parsed) == "" && v.set.renew() {
+		claims, _, err = v.parse(token) // it does not say which key it is signed with: the issuer may have a new one
+	}
+	if err != nil {
 		return nil, fmt.Errorf("jwtverify: %w", err)
 	}
 	return claims, nil
 }
 
+func (v *Verifier) parse(text string) (jwt.MapClaims, *jwt.Token, error) {
+	claims := jwt.MapClaims{}
+	token, err := v.parser.ParseWithClaims(text, claims, v.keyFor)
+	return claims, token, err
+}
+
+// keyID is the id of the key that a token says it is signed with; "" if it says none.
+func keyID(token *jwt.Token) string {
+	if token == nil {
+		return ""
+	}
+	id, _ := token.Header["kid"].(string)
+	return id
+}
+
 // keyFor chooses the keys that may have signed a token.
 func (v *Verifier) keyFor(token *jwt.Token) (any, error) {
-	id, _ := token.Header["kid"].(string)
+	if _, ok := token.Header["crit"]; ok {
+		return nil, errCritical
+	}
+	id := keyID(token)
 	if k, ok := v.keys[id]; ok && k.fits(token.Method) {
 		return k.public, nil
 	}

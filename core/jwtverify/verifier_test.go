@@ -70,6 +70,18 @@ func valid(more ...any) jwt.MapClaims {
 	return claims
 }
 
+// critical is a token with an extension that must be understood.
+func critical(t *testing.T, s signer, claims jwt.MapClaims) string {
+	t.Helper()
+	token := jwt.NewWithClaims(s.method, claims)
+	token.Header["kid"], token.Header["crit"], token.Header["b65"] = s.id, []string{"b65"}, true
+	text, err := token.SignedString(s.private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
 func (s signer) sign(t *testing.T, claims jwt.MapClaims) string {
 	t.Helper()
 	token := jwt.NewWithClaims(s.method, claims)
@@ -191,6 +203,7 @@ func TestInvalidTokens(t *testing.T) {
 		"another audience":         key.sign(t, good("aud", "web")),
 		"no audience":              key.sign(t, valid("iss", "https://issuer.example")),
 		"an expiry in words":       key.sign(t, good("exp", "tomorrow")),
+		"a critical extension":     critical(t, key, good()),
 		"a key id that is no text": header(`{"alg":"RS256","kid":7}`) + "." + parts[1] + "." + parts[2],
 	} {
 		if claims, err := v.Verify(bad); err == nil || claims != nil {

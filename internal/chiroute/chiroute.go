@@ -18,7 +18,11 @@ type Finder struct {
 	routes sync.Pool // of *Route
 	tables sync.Map  // *chi.Mux -> *table
 	latest atomic.Pointer[table]
+	stored atomic.Int64 // tables since the last Clear
 }
+
+// maxTables bounds the memory of a finder. A program has as many routers as it has prefixes.
+const maxTables = 1_000
 
 // table says what stands at each pattern of a router. It does not change.
 type table struct {
@@ -27,11 +31,12 @@ type table struct {
 }
 
 // entry is what stands at a pattern. Mount puts a handler at /api, /api/ and /api/*, where routes may have the first two
-// patterns too, by method. Neither own nor router: a handler that is no router is mounted there.
+// patterns too, by method.
 type entry struct {
 	own    map[string]http.Handler // the routes with just this pattern
 	router chi.Routes              // that is mounted here
 	plain  bool                    // nothing is mounted here: what matches is a route
+	stub   bool                    // a handler that is no router may be mounted here, and be listed as /api/*
 }
 
 // hasRoute reports whether the route with just this pattern is what a request of the method matches.
@@ -99,11 +104,15 @@ func method(rctx *chi.Context, r *http.Request) string { return cmp.Or(rctx.Rout
 
 func (f *Finder) find(rctx, ahead *chi.Context, r *http.Request) string {
 	router, pattern, found := f.follow(rctx.Routes, "", method(rctx, r), rctx.RoutePatterns)
-	path := restOfPath(rctx, r)
+	path := f.restOfPath(rctx, r)
 	for !found {
 		known := len(ahead.RoutePatterns)
 		matched := router.Find(ahead, method(rctx, r), path) != ""
-		router, pattern, found = f.follow(router, pattern, method(rctx, r), ahead.RoutePatterns[known:])
+		patterns := ahead.RoutePatterns[known:]
+		if i := f.firstRoute(router, method(rctx, r), patterns); i >= 0 {
+			patterns = patterns[:i+1] // Find goes on into a router that is mounted at the pattern of this very route
+		}
+		router, pattern, found = f.follow(router, pattern, method(rctx, r), patterns)
 		if !found && !matched {
 			return "" // a route that has the pattern of a mounted router is missed by Find
 		}
@@ -113,35 +122,92 @@ func (f *Finder) find(rctx, ahead *chi.Context, r *http.Request) string {
 }
 
 // restOfPath is the path that the router will match which is the next to do so.
-func restOfPath(rctx *chi.Context, r *http.Request) string {
-	if n := len(rctx.RoutePatterns); n > 0 {
-		if !strings.HasSuffix(rctx.RoutePatterns[n-1], "*") {
-			return "/" // a router is mounted at just this path
+func (f *Finder) restOfPath(rctx *chi.Context, r *http.Request) string {
+	path := cmp.Or(rctx.RoutePath, r.URL.RawPath, r.URL.Path, "/")
+	n := len(rctx.RoutePatterns)
+	if n == 0 {
+		return path
+	}
+	switch rest := rctx.URLParam("*"); {
+	case !strings.HasSuffix(rctx.RoutePatterns[n-1], "*"):
+		return "/" // a router is mounted at just this path
+	case rest != "":
+		return "/" + rest // the middleware stands between the match and the mounted router
+	case f.nothingLeft(rctx, r, path):
+		return "/" // likewise
+	}
+	return path
+}
+
+// nothingLeft reports whether path is what the last pattern has matched, all of it, and not what the pattern has left. chi's context
+// does not tell; the number of slashes does, or else, where middleware has rewritten the path, another try.
+func (f *Finder) nothingLeft(rctx *chi.Context, r *http.Request, path string) bool {
+	n := len(rctx.RoutePatterns)
+	last := rctx.RoutePatterns[n-1]
+	for _, whole := range []string{r.URL.RawPath, r.URL.Path, strings.TrimSuffix(r.URL.Path, "/")} {
+		if !strings.HasSuffix(whole, path) {
+			continue
 		}
-		if rest := rctx.URLParam("*"); rest != "" {
-			return "/" + rest // the middleware stands between the match and the mounted router
+		before := strings.Count(whole, "/")
+		for _, p := range rctx.RoutePatterns[:n-1] {
+			before -= strings.Count(p, "/") - 1
+		}
+		switch strings.Count(path, "/") {
+		case before - strings.Count(last, "/") + 1:
+			return false
+		case before:
+			return true
 		}
 	}
-	return cmp.Or(rctx.RoutePath, r.URL.RawPath, r.URL.Path, "/")
+	router, _, route := f.follow(rctx.Routes, "", method(rctx, r), rctx.RoutePatterns[:n-1])
+	if route || router == nil {
+		return false
+	}
+	again := chi.NewRouteContext()
+	router.Find(again, method(rctx, r), path)
+	star := slices.Index(again.URLParams.Keys, "*")
+	return len(again.RoutePatterns) > 0 && again.RoutePatterns[0] == last && star >= 0 && again.URLParams.Values[star] == ""
 }
 
 // follow goes from router to router along the patterns that were matched. It ends at a route, whose whole pattern it returns,
-// or at the router that is next, with the pattern so far.
+// or at the router that is next, with the pattern so far. Patterns behind a handler that is no router are those of routers which
+// that one has called.
 func (f *Finder) follow(router chi.Routes, pattern, method string, matched []string) (next chi.Routes, whole string, route bool) {
-	for _, p := range matched {
-		e := f.entry(router, p)
+	for i, p := range matched {
+		last := i == len(matched)-1
+		base := pattern + strings.TrimSuffix(strings.TrimSuffix(p, "*"), "/")
+		var e entry
+		if router != nil {
+			e = f.entry(router, p)
+		}
 		switch {
-		case e.hasRoute(method) && pattern != "" && p == "/":
+		case e.router != nil && !e.hasRoute(method):
+			router, pattern = e.router, base
+		case !last:
+			router, pattern = nil, base
+		case pattern != "" && p == "/":
 			return nil, pattern, true // as chi.Context.RoutePattern has it
-		case e.hasRoute(method):
-			return nil, pattern + p, true
-		case e.router == nil: // one name for all that is below a mounted handler
-			return nil, pattern + strings.TrimSuffix(p, "/") + "/*", true
+		case e.stub && e.own[method] == nil:
+			return nil, base + "/*", true // one name for all that is below a mounted handler
 		default:
-			router, pattern = e.router, pattern+strings.TrimSuffix(strings.TrimSuffix(p, "*"), "/")
+			return nil, pattern + p, true
 		}
 	}
 	return router, pattern, false
+}
+
+// firstRoute is the index of the first of the patterns which is a route's; -1 if none is.
+func (f *Finder) firstRoute(router chi.Routes, method string, patterns []string) int {
+	for i, p := range patterns {
+		e := f.entry(router, p)
+		if e.hasRoute(method) {
+			return i
+		}
+		if router = e.router; router == nil {
+			break
+		}
+	}
+	return -1
 }
 
 // entry returns what stands at a pattern that has matched. A router's table is read when one is met that it does not have.
@@ -169,6 +235,10 @@ func (f *Finder) entry(router chi.Routes, pattern string) entry {
 			t.know(p)
 		}
 	}
+	if f.stored.Add(1) > maxTables {
+		f.stored.Store(0)
+		f.tables.Clear() // routers that are made anew, again and again
+	}
 	f.tables.Store(mux, t)
 	f.latest.Store(t)
 	return t.entries[pattern]
@@ -188,17 +258,23 @@ func newTable(router chi.Routes, matched string) *table {
 		}
 	}
 	for p, e := range t.entries {
-		_, below := t.entries[strings.TrimSuffix(p, "/")+"/*"] // may be that of a handler which is mounted here
-		e.plain = e.router == nil && !below
+		e.stub = t.mayBeStub(p)
+		e.plain = e.router == nil && !e.stub
 		t.entries[p] = e
 	}
 	t.know(matched)
 	return t
 }
 
-// know adds a pattern that chi matches and does not list: what Mount has put at /api and /api/.
+// know adds a pattern that chi matches and does not list: what Mount has put at /api and /api/, or another router's.
 func (t *table) know(pattern string) {
 	if _, ok := t.entries[pattern]; !ok {
-		t.entries[pattern] = entry{}
+		t.entries[pattern] = entry{stub: t.mayBeStub(pattern)}
 	}
+}
+
+// mayBeStub reports whether a handler that is listed at /api/* may have been mounted at the pattern too.
+func (t *table) mayBeStub(pattern string) bool {
+	below, ok := t.entries[strings.TrimSuffix(pattern, "/")+"/*"]
+	return ok && below.router == nil && !strings.HasSuffix(pattern, "*")
 }

@@ -128,6 +128,62 @@ func TestPatterns(t *testing.T) {
 	a.Drain(int64(n))
 }
 
+// Where the middleware stands inside, before a router that is mounted with a slash at its end, the router's own root is found too.
+func TestMountWithASlash(t *testing.T) {
+	a := middlewaretest.Start(t, func(s *sockettest.Server) {
+		s.SetBlocked(sockettest.Endpoint{Method: "GET", URL: "/reports"}, sockettest.Endpoint{Method: "GET", URL: "/v1/reports"})
+	})
+	reports := func(r chi.Router) { r.Get("/", ok); r.Get("/x", ok) }
+	r := chi.NewRouter()
+	r.Group(func(r chi.Router) {
+		r.Use(usageflow.Middleware(a.Flow))
+		r.Route("/reports/", reports)
+	})
+	r.Route("/v1", func(r chi.Router) { r.With(usageflow.Middleware(a.Flow)).Route("/reports/", reports) })
+	for path, want := range map[string]int{"/reports/": 403, "/reports/x": 200, "/v1/reports/": 403, "/v1/reports/x": 200} {
+		if w := serve(r, "GET", path); w.Code != want {
+			t.Errorf("%s: got %d, want %d", path, w.Code, want)
+		}
+	}
+	a.Drain(2)
+}
+
+// A router behind a handler that hides it can't be looked into: With and Group inside see its routes; what stands before sees
+// none of them, which is counted and logged as an error.
+func TestHiddenRouters(t *testing.T) {
+	hide := func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { next.ServeHTTP(w, r) })
+	}
+	block := func(s *sockettest.Server) {
+		s.SetBlocked(sockettest.Endpoint{Method: "GET", URL: "/api/users/:id"}, sockettest.Endpoint{Method: "GET", URL: "/old/:id"})
+	}
+	for _, inside := range []bool{true, false} {
+		a := middlewaretest.Start(t, block)
+		meter := usageflow.Middleware(a.Flow)
+		hidden, fallback, root := chi.NewRouter(), chi.NewRouter(), chi.NewRouter()
+		if inside {
+			hidden.With(meter).Get("/users/{id}", ok)
+			fallback.With(meter).Get("/old/{id}", ok)
+		} else {
+			hidden.Use(meter)
+			fallback.Use(meter)
+			hidden.Get("/users/{id}", ok)
+			fallback.Get("/old/{id}", ok)
+		}
+		root.Mount("/api", hide(hidden))
+		root.NotFound(fallback.ServeHTTP)
+		want := map[bool]int{true: 403, false: 200}[inside]
+		for _, path := range []string{"/api/users/7", "/old/7"} {
+			if w := serve(root, "GET", path); w.Code != want {
+				t.Errorf("inside %v: %s: got %d", inside, path, w.Code)
+			}
+		}
+		if s := a.Flow.Stats(); (inside && (s.Blocked != 2 || s.Missed != 0)) || (!inside && s.Missed != 2) {
+			t.Errorf("inside %v: stats %+v, log:\n%s", inside, s, a.Log())
+		}
+	}
+}
+
 // Middleware that chooses the route goes before; behind, what it does is counted and logged as an error.
 func TestMiddlewareThatRewrites(t *testing.T) {
 	for _, before := range []bool{true, false} {

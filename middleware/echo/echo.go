@@ -9,6 +9,7 @@ package usageflow
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net/http"
 	"slices"
@@ -31,7 +32,8 @@ func Echo(key string) echo.MiddlewareFunc {
 }
 
 // Middleware returns middleware over a flow, which may have several. It goes on the Echo (Use, not Pre, which runs before
-// echo has chosen a route), a group or a route, or several of them, where it meters once. A nil flow lets requests pass.
+// echo has chosen a route), a group or a route, or several of them, where it meters once. Routes are to be added before the first
+// request. A nil flow lets requests pass.
 func Middleware(flow *core.Flow) echo.MiddlewareFunc {
 	if flow == nil {
 		return func(next echo.HandlerFunc) echo.HandlerFunc { return next }
@@ -70,7 +72,7 @@ func (t *tables) matched(c echo.Context) string {
 		table, _ = t.LoadOrStore(router, patterns)
 	}
 	methods := table.(map[string][]string)[c.Path()]
-	if slices.Contains(methods, c.Request().Method) {
+	if method := c.Request().Method; method != echo.RouteNotFound && slices.Contains(methods, method) {
 		return c.Path()
 	}
 	if slices.Contains(methods, echo.RouteNotFound) || c.Get(echo.ContextKeyHeaderAllow) != nil {
@@ -94,17 +96,24 @@ func serve(flow *core.Flow, c echo.Context, route string, next echo.HandlerFunc)
 	c.SetRequest(call.Request(r))
 	var err error
 	call.Run(func() int {
-		if err = next(c); err == nil || tap.Status() != 0 || r.Context().Err() != nil {
+		if err = next(c); err == nil || tap.Status() != 0 || errors.Is(err, context.Canceled) {
 			return tap.Status() // 0 where nobody is there to be answered
 		}
-		// Echo's error handler answers when all middleware has returned; the server ends the context when it has.
-		if r.Context().Value(http.ServerContextKey) != nil {
-			context.AfterFunc(r.Context(), call.Hold())
+		// Echo's error handler answers when all middleware has returned, and the server ends the context then.
+		release := call.Hold()
+		w.Before(func() { call.Answered(w.Status) }) // also where the writer is not the tap any more
+		switch ctx := r.Context(); {
+		case ctx.Value(http.ServerContextKey) == nil:
+			release() // nobody would say when the answer is over
+		case ctx.Err() == nil:
+			context.AfterFunc(ctx, release)
+		default: // a deadline of the middleware outside has passed
+			w.Before(release)
 		}
 		if he, ok := err.(*echo.HTTPError); ok { //nolint:errorlint // echo's own does not unwrap
 			return he.Code
 		}
-		return http.StatusInternalServerError // unless the handler, which is seen to answer meanwhile, says otherwise
+		return http.StatusInternalServerError // unless the error handler says otherwise
 	})
 	return err
 }

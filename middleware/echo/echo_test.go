@@ -2,14 +2,17 @@ package usageflow_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/labstack/echo/v4"
 	"github.com/labstack/echo/v4/middleware"
@@ -80,7 +83,8 @@ func TestErrors(t *testing.T) {
 		status  float64
 		amount  float64
 		handled int
-		alone   float64 // the status that is settled where there is no server to tell when the answer is over
+		use     echo.MiddlewareFunc // outside
+		alone   float64             // the status that is settled where there is no server to tell when the answer is over
 	}{
 		"an HTTP error": {err: echo.NewHTTPError(409, map[string]int{"n": 2}), status: 409, amount: 2, handled: 1, alone: 409},
 		"another error": {err: notFound, status: 500, amount: 1, handled: 1, alone: 500},
@@ -99,7 +103,11 @@ func TestErrors(t *testing.T) {
 			return nil
 		}},
 		"middleware that swallows it": {err: notFound, status: 500, amount: 1, handled: 0, alone: 500, outer: func(echo.Context, error) error { return nil }},
-		"an answer, then an error":    {err: nil, status: 202, amount: 5, handled: 1, alone: 202},
+		"a compressor outside": {err: notFound, status: 404, amount: 1, handled: 1, alone: 500, use: middleware.Gzip(), handler: func(_ error, c echo.Context) {
+			_ = c.JSON(http.StatusNotFound, map[string]any{"n": 3}) // the compressor has taken the writer away that would see it
+		}},
+		"a deadline outside":       {err: context.DeadlineExceeded, status: 503, amount: 1, handled: 1, alone: 500, use: middleware.ContextTimeout(time.Nanosecond)},
+		"an answer, then an error": {err: nil, status: 202, amount: 5, handled: 1, alone: 202},
 	} {
 		for _, server := range []bool{true, false} {
 			a := middlewaretest.Start(t, func(s *sockettest.Server) {
@@ -119,7 +127,7 @@ func TestErrors(t *testing.T) {
 					if err != nil {
 						seen++
 					}
-					if err != nil && tc.err != nil && !errors.Is(err, tc.err) {
+					if err != nil && tc.err != nil && tc.use == nil && !errors.Is(err, tc.err) {
 						t.Errorf("%s: the middleware outside got %v", name, err)
 					}
 					if tc.outer != nil {
@@ -128,6 +136,9 @@ func TestErrors(t *testing.T) {
 					return err
 				}
 			})
+			if tc.use != nil {
+				e.Use(tc.use)
+			}
 			e.Use(usageflow.Middleware(a.Flow))
 			e.GET("/x", func(c echo.Context) error {
 				if tc.err == nil {
@@ -161,6 +172,65 @@ func TestErrors(t *testing.T) {
 	}
 }
 
+// A compressor outside that buffers says that it has written more than it was given.
+func TestCompressorThatBuffers(t *testing.T) {
+	a := middlewaretest.Start(t, func(s *sockettest.Server) {
+		s.SetPolicies(sockettest.Policy{Method: "GET", URL: "/x", ResponseTrackingField: "n", IsResponseTrackingEnabled: true})
+	})
+	e := echo.New()
+	e.Use(middleware.GzipWithConfig(middleware.GzipConfig{MinLength: 1000}), usageflow.Middleware(a.Flow))
+	e.GET("/x", func(c echo.Context) error {
+		for range 3 {
+			if _, err := io.WriteString(c.Response(), "{\"n\":5}"+strings.Repeat(" ", 600)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	r := httptest.NewRequest("GET", "/x", nil)
+	r.Header.Set("Accept-Encoding", "gzip")
+	e.ServeHTTP(httptest.NewRecorder(), r)
+	if u := a.Uses(1)[0]; u.Amount != 5 {
+		t.Errorf("amount %v", u.Amount)
+	}
+}
+
+// A client that has stopped sending may still be reading: the error that it gets is an answer, and charged like one.
+func TestErrorToAClientThatListens(t *testing.T) {
+	a := middlewaretest.Start(t, nil)
+	e := echo.New()
+	e.Logger.SetOutput(io.Discard)
+	e.Use(usageflow.Middleware(a.Flow))
+	e.GET("/x", func(c echo.Context) error {
+		<-c.Request().Context().Done()
+		return echo.NewHTTPError(http.StatusConflict)
+	})
+	e.GET("/gone", func(c echo.Context) error {
+		<-c.Request().Context().Done()
+		return c.Request().Context().Err()
+	})
+	ts := httptest.NewServer(e)
+	defer ts.Close()
+	for i, path := range []string{"/x", "/gone"} {
+		conn, err := net.Dial("tcp", ts.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", path)
+		_ = conn.(*net.TCPConn).CloseWrite()
+		answer, _ := io.ReadAll(conn)
+		_ = conn.Close()
+		use := a.Uses(i + 1)[i]
+		if path == "/x" && (!bytes.HasPrefix(answer, []byte("HTTP/1.1 409")) || use.Amount != 1 || use.Metadata["responseStatusCode"] != 409.0) {
+			t.Errorf("got %.20s, settlement %+v", answer, use)
+		}
+		if path == "/gone" && use.Amount != 0 {
+			t.Errorf("settlement %+v", use)
+		}
+	}
+	a.Drain(2)
+}
+
 // echo has a pattern also for what it has no route for: a wrong method, OPTIONS, and what a group or RouteNotFound catches.
 func TestUnmatched(t *testing.T) {
 	a := middlewaretest.Start(t, nil)
@@ -171,7 +241,7 @@ func TestUnmatched(t *testing.T) {
 	g.POST("/*", ok)
 	e.RouteNotFound("/*", func(c echo.Context) error { return c.String(http.StatusNotFound, "nothing here") })
 	e.Host("other.example").GET("/api/*", ok)
-	for _, request := range [][2]string{{"GET", "/nowhere"}, {"GET", "/api"}, {"GET", "/api/nowhere"}, {"PUT", "/api/users/7"}, {"OPTIONS", "/api/users/7"}, {"DELETE", "/api/x"}} {
+	for _, request := range [][2]string{{"GET", "/nowhere"}, {echo.RouteNotFound, "/api/nowhere"}, {"GET", "/api"}, {"GET", "/api/nowhere"}, {"PUT", "/api/users/7"}, {"OPTIONS", "/api/users/7"}, {"DELETE", "/api/x"}} {
 		if w := serve(e, request[0], request[1]); w.Code == 200 {
 			t.Errorf("%v: got %d", request, w.Code)
 		}

@@ -80,15 +80,18 @@ type responseWriter struct {
 
 func (w *responseWriter) Write(p []byte) (int, error) {
 	n, err := w.ResponseWriter.Write(p)
-	w.call.Wrote(w.Header(), p[:n])
+	w.call.Wrote(w.Header(), p[:written(n, len(p))])
 	return n, err
 }
 
 func (w *responseWriter) WriteString(s string) (int, error) {
 	n, err := w.ResponseWriter.WriteString(s)
-	w.call.WroteString(w.Header(), s[:n])
+	w.call.WroteString(w.Header(), s[:written(n, len(s))])
 	return n, err
 }
+
+// written is how much of a write counts: a writer that buffers may say that it has written more than it was given.
+func written(n, given int) int { return min(max(n, 0), given) }
 
 func (w *responseWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return w.call.Hijack(w.ResponseWriter)

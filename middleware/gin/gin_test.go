@@ -78,6 +78,36 @@ func TestAnswers(t *testing.T) {
 	a.Drain(8)
 }
 
+// boaster says that it has written more than it was given, as writers do that buffer.
+type boaster struct{ gin.ResponseWriter }
+
+func (b boaster) Write(p []byte) (int, error) {
+	n, err := b.ResponseWriter.Write(p)
+	return n + 1000, err
+}
+
+func (b boaster) WriteString(s string) (int, error) {
+	n, err := b.ResponseWriter.WriteString(s)
+	return n + 1000, err
+}
+
+// What a handler has written is what it gave, whatever the writer below says.
+func TestWriterThatBoasts(t *testing.T) {
+	a := middlewaretest.Start(t, func(s *sockettest.Server) {
+		s.SetPolicies(sockettest.Policy{Method: "*", URL: "/x", ResponseTrackingField: "n", IsResponseTrackingEnabled: true})
+	})
+	r := gin.New()
+	r.Use(func(c *gin.Context) { c.Writer = boaster{c.Writer} }, usageflow.Middleware(a.Flow))
+	r.GET("/x", func(c *gin.Context) {
+		_, _ = c.Writer.Write([]byte(`{"n":5}{"n":900000}`)[:7])
+		_, _ = c.Writer.WriteString(" ")
+	})
+	serve(r, "GET", "/x")
+	if u := a.Uses(1)[0]; u.Amount != 5 {
+		t.Errorf("amount %v", u.Amount)
+	}
+}
+
 // gin by default matches the decoded path: what it matches is what counts.
 func TestEncodedSlashByDefault(t *testing.T) {
 	a := middlewaretest.Start(t, func(s *sockettest.Server) {
