@@ -23,6 +23,7 @@ func (s *Service) routes() http.Handler {
 		"GET /api/v1/ledgers":     s.serveLedgers,
 		"GET /api/v1/allocations": s.serveAllocations,
 		"GET /api/v1/stats":       s.serveStats,
+		"POST /api/v1/backup":     s.serveBackup,
 	} {
 		mux.Handle(pattern, s.guard(s.authorized(handler)))
 	}

@@ -3,6 +3,7 @@ package service
 import (
 	"context"
 	"errors"
+	"io"
 	"time"
 )
 
@@ -51,6 +52,13 @@ type Ledger interface {
 	Counters() Counters
 	// Close carries out what is queued and frees the store. It is idempotent.
 	Close() error
+}
+
+// A Backuper is a Ledger that can be copied while it is used.
+type Backuper interface {
+	// Backup writes a copy with everything that was acknowledged when it was called. What is written is of use only where it
+	// returns nil.
+	Backup(ctx context.Context, w io.Writer) error
 }
 
 // A Limit is what a policy allows per window.

@@ -269,6 +269,10 @@ func TestRefusals(t *testing.T) {
 		"an unknown flag":          {nil, []string{"serve", "--bake"}, 2, "flag provided but not defined: -bake"},
 		"an argument":              {nil, []string{"serve", "now"}, 2, `unexpected argument "now"`},
 		"a number that is none":    {nil, []string{"serve", "--max-connections", "x"}, 2, "invalid value"},
+		"nothing to back up to":    {nil, []string{"backup"}, 2, "FILE is missing"},
+		"a service that is not":    {nil, []string{"backup", "x.db", "--service", "http://127.0.0.1:1"}, 1, "the service can't be reached"},
+		"no backup":                {nil, []string{"restore", "nowhere.db", "--data", "new"}, 1, "nowhere.db"},
+		"something else":           {nil, []string{"restore", "usageflow.yaml", "--data", "new"}, 1, "is no backup of a ledger"},
 		"no connections":           {nil, []string{"serve", "--max-connections", "0"}, 1, "--max-connections must be"},
 		"no hold":                  {nil, []string{"serve", "--hold", "0s"}, 1, "--hold must be"},
 		"no configuration":         {nil, []string{"serve", "--config", "nowhere.yaml"}, 1, "there is no nowhere.yaml: usageflow init writes one"},
@@ -301,7 +305,7 @@ func TestRefusals(t *testing.T) {
 
 func TestHelp(t *testing.T) {
 	p := newProgram(t)
-	for _, args := range [][]string{{"help"}, {"--help"}, {"serve", "--help"}, {"init", "-h"}, {"check", "--help"}} {
+	for _, args := range [][]string{{"help"}, {"--help"}, {"serve", "--help"}, {"init", "-h"}, {"check", "--help"}, {"backup", "x", "--help"}, {"restore", "-help"}} {
 		out, errs, status := p.run(args...)
 		if status != 0 || errs != "" || !strings.Contains(out, "Usage: usageflow") {
 			t.Errorf("%q: %d %s%s", args, status, out, errs)
@@ -388,6 +392,53 @@ func TestReload(t *testing.T) {
 	}
 	if err := s.stop(syscall.SIGTERM); err != nil {
 		t.Error(err)
+	}
+}
+
+// A backup of a running service becomes a data folder, in which everything that was acknowledged before is known.
+func TestBackupAndRestore(t *testing.T) {
+	p := newProgram(t, "USAGEFLOW_ADMIN_TOKEN=secret")
+	p.write("usageflow.yaml", config)
+	s := p.serve("--listen", "127.0.0.1:0", "--log-format", "text")
+	m := pool(t, s.agent, "uf_key")
+	for i := range 4 {
+		reserve(t, m, "GET /reports", fmt.Sprint("id", i))
+	}
+	p.write("ledger.backup", "an older one")
+	stranger := &program{t: t, dir: p.dir, env: []string{"USAGEFLOW_ADMIN_TOKEN=wrong"}}
+	if _, errs, status := stranger.run("backup", "ledger.backup", "--service", s.page); status != 1 || !strings.Contains(errs, "401") {
+		t.Errorf("with a wrong token: %d %s", status, errs)
+	}
+	if text, err := os.ReadFile(filepath.Join(p.dir, "ledger.backup")); err != nil || string(text) != "an older one" {
+		t.Errorf("a backup that failed has changed the file: %q, %v", text, err)
+	}
+	if out, errs, status := p.run("backup", "ledger.backup", "--service", s.page); status != 0 || !strings.HasPrefix(out, "ledger.backup holds the ledger, ") {
+		t.Fatalf("backup: %d %s%s", status, out, errs)
+	}
+	for i := range 2 {
+		reserve(t, m, "GET /reports", fmt.Sprint("later", i))
+	}
+	if err := s.stop(syscall.SIGKILL); err == nil {
+		t.Error("SIGKILL ended it in peace")
+	}
+	if _, errs, status := p.run("restore", "ledger.backup"); status != 1 || !strings.Contains(errs, "usageflow-data is not empty") {
+		t.Errorf("over the folder that is there: %d %s", status, errs)
+	}
+	if out, errs, status := p.run("restore", "--data", "restored", "ledger.backup"); status != 0 || !strings.Contains(out, "usageflow serve --data restored") {
+		t.Fatalf("restore: %d %s%s", status, out, errs)
+	}
+	s = p.serve("--listen", "127.0.0.1:0", "--data", "restored", "--log-format", "text")
+	m = pool(t, s.agent, "uf_key")
+	for _, id := range []string{"id3", "new", "newer"} {
+		if resp := reserve(t, m, "GET /reports", id); (resp.Error == "") != (id != "newer") { // 4 of 5 are held
+			t.Errorf("%s: %+v", id, resp)
+		}
+	}
+	if err := s.stop(syscall.SIGTERM); err != nil {
+		t.Error(err)
+	}
+	if left, err := filepath.Glob(filepath.Join(p.dir, "*.tmp")); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %q, %v", left, err)
 	}
 }
 

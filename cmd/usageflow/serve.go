@@ -37,7 +37,7 @@ the HTTP API, the page and /metrics; without it the service listens on loopback 
 func serveFlags(o *serveOptions, stderr io.Writer) *flag.FlagSet {
 	flags := newFlags("serve", stderr)
 	flags.StringVar(&o.listen, "listen", "", "`host:port` to listen on; port 0 picks one (default localhost:9000, and :9000 where there is an admin token)")
-	flags.StringVar(&o.data, "data", "usageflow-data", "`folder` of the ledger, created if absent")
+	flags.StringVar(&o.data, "data", defaultData, "`folder` of the ledger, created if absent")
 	flags.StringVar(&o.config, "config", defaultConfig, "`file` with applications, keys and policies")
 	flags.StringVar(&o.tlsCert, "tls-cert", "", "PEM `file` with the certificate to serve TLS with, and its chain; needs --tls-key")
 	flags.StringVar(&o.tlsKey, "tls-key", "", "PEM `file` with the certificate's private key")

@@ -17,6 +17,9 @@ import (
 // defaultConfig is the configuration that is read where none is named.
 const defaultConfig = "usageflow.yaml"
 
+// defaultData is the data folder where none is named.
+const defaultData = "usageflow-data"
+
 // newFlags makes the flags of a command, whose --help prints summary and them.
 func newFlags(name string, stderr io.Writer) *flag.FlagSet {
 	flags := flag.NewFlagSet("usageflow "+name, flag.ContinueOnError)
@@ -27,8 +30,14 @@ func newFlags(name string, stderr io.Writer) *flag.FlagSet {
 
 // parse reads a command line that has flags only. For --help it prints summary and the flags, and returns flag.ErrHelp.
 func parse(flags *flag.FlagSet, args []string, summary string, stdout io.Writer) error {
+	_, err := parseFiles(flags, args, summary, stdout)
+	return err
+}
+
+// parseFiles is parse for a command line with files, of which names has the words for --help, between the flags.
+func parseFiles(flags *flag.FlagSet, args []string, summary string, stdout io.Writer, names ...string) (files []string, err error) {
 	if slices.ContainsFunc(args, func(arg string) bool { return arg == "-h" || arg == "-help" || arg == "--help" }) {
-		fmt.Fprintf(stdout, "%s\n\nUsage: %s [flags]\n\nFlags:\n", summary, flags.Name())
+		fmt.Fprintf(stdout, "%s\n\nUsage: %s [flags]\n\nFlags:\n", summary, strings.Join(append([]string{flags.Name()}, names...), " "))
 		flags.VisitAll(func(f *flag.Flag) {
 			kind, text := flag.UnquoteUsage(f)
 			if f.DefValue != "" && f.DefValue != "false" {
@@ -36,16 +45,26 @@ func parse(flags *flag.FlagSet, args []string, summary string, stdout io.Writer)
 			}
 			fmt.Fprintf(stdout, "  --%s\n        %s\n", strings.TrimSpace(f.Name+" "+kind), text)
 		})
-		return flag.ErrHelp
+		return nil, flag.ErrHelp
 	}
-	if err := flags.Parse(args); err != nil {
-		return errUsage // the flag package has said what is wrong
+	for {
+		if err := flags.Parse(args); err != nil {
+			return nil, errUsage // the flag package has said what is wrong
+		}
+		if flags.NArg() == 0 {
+			break
+		}
+		if len(files) == len(names) {
+			fmt.Fprintf(flags.Output(), "%s: unexpected argument %q\n", flags.Name(), flags.Arg(0))
+			return nil, errUsage
+		}
+		files, args = append(files, flags.Arg(0)), flags.Args()[1:]
 	}
-	if flags.NArg() > 0 {
-		fmt.Fprintf(flags.Output(), "%s: unexpected argument %q\n", flags.Name(), flags.Arg(0))
-		return errUsage
+	if len(files) < len(names) {
+		fmt.Fprintf(flags.Output(), "%s: %s is missing\n", flags.Name(), names[len(files)])
+		return nil, errUsage
 	}
-	return nil
+	return files, nil
 }
 
 // envOf is the environment variable of a flag: USAGEFLOW_TLS_CERT for tls-cert.

@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -50,6 +51,7 @@ const foldInterval = time.Second
 func (s *Store) committer(ctx context.Context) {
 	defer s.wg.Done()
 	defer close(s.foldJobs)
+	defer close(s.ended)
 	tick := time.NewTicker(foldInterval)
 	defer tick.Stop()
 	ops := make([]*operation, 0, s.opts.MaxBatch)
@@ -69,6 +71,13 @@ func (s *Store) committer(ctx context.Context) {
 			s.foldIfMany()
 		case err := <-s.foldDone:
 			s.finishFold(err)
+		case answer := <-s.barriers:
+			s.foldRest()
+			if s.dirt.size() > 0 {
+				answer <- errors.New("the journal could not be folded into the tables")
+			} else {
+				answer <- nil
+			}
 		case <-tick.C:
 			s.commit(ctx, nil)
 			s.startFold()
@@ -86,7 +95,7 @@ func (s *Store) foldIfMany() {
 	}
 }
 
-// foldRest leaves the tables complete for the next start.
+// foldRest leaves the tables complete, for the next start or for a backup.
 func (s *Store) foldRest() {
 	if s.folding != nil {
 		s.finishFold(<-s.foldDone)

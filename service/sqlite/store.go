@@ -59,6 +59,8 @@ type Store struct {
 	queue    chan *operation
 	foldJobs chan *foldJob
 	foldDone chan error
+	barriers chan chan error // each asks for a fold of all that there is
+	ended    chan struct{}   // closed when the committer has ended
 	wg       sync.WaitGroup
 
 	// Owned by the committer.
@@ -102,6 +104,8 @@ func Open(opts Options) (*Store, error) {
 		queue:    make(chan *operation, opts.QueueSize),
 		foldJobs: make(chan *foldJob, 1),
 		foldDone: make(chan error, 1),
+		barriers: make(chan chan error),
+		ended:    make(chan struct{}),
 		clock:    clock{now: opts.Now},
 	}
 	var err error
@@ -111,7 +115,7 @@ func Open(opts Options) (*Store, error) {
 	if s.tables, err = openTables(ctx, filepath.Join(opts.Dir, "usageflow.db")); err != nil {
 		return nil, errors.Join(err, s.journal.close())
 	}
-	if err := s.restore(ctx); err != nil {
+	if err := errors.Join(removeBackups(opts.Dir), s.restore(ctx)); err != nil {
 		err = fmt.Errorf("read the ledger in %s: %w", opts.Dir, err)
 		return nil, errors.Join(err, s.tables.close(), s.journal.close())
 	}

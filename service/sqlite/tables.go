@@ -82,7 +82,7 @@ func openTables(ctx context.Context, path string) (*tables, error) {
 	if err != nil {
 		return nil, err
 	}
-	db.SetMaxOpenConns(2)
+	db.SetMaxOpenConns(3) // the folder's, the committer's, and a backup's
 	db.SetMaxIdleConns(2)
 	t := &tables{db: db}
 	if err := t.prepare(ctx); err != nil {

@@ -2,6 +2,7 @@ package service_test
 
 import (
 	"errors"
+	"io"
 	"net/http"
 	"regexp"
 	"strings"
@@ -158,5 +159,44 @@ func TestReady(t *testing.T) {
 	}
 	if status, _, _ := get(t, "http://"+r.addr+"/healthz", nil); status != 200 {
 		t.Errorf("/healthz with a ledger that is closed: %d", status)
+	}
+}
+
+// A backup needs the token, and a ledger that can be copied.
+func TestBackup(t *testing.T) {
+	r := start(t, service.Options{AdminToken: "secret"})
+	post := func(r *running, token string) (int, string) {
+		t.Helper()
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+r.addr+"/api/v1/backup", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer "+token)
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp.StatusCode, string(body)
+	}
+	if status, _ := post(r, "wrong"); status != 401 {
+		t.Errorf("with a wrong token: %d", status)
+	}
+	if status, body := post(r, "secret"); status != 200 || !strings.HasPrefix(body, "SQLite format 3") {
+		t.Errorf("got %d, %d bytes", status, len(body))
+	}
+	other := start(t, service.Options{Ledger: struct{ service.Ledger }{r.ledger}})
+	if status, body := post(other, ""); status != 501 || !strings.Contains(body, "its own tools") {
+		t.Errorf("a ledger that can't: %d %s", status, body)
+	}
+	if err := r.ledger.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if status, _ := post(r, "secret"); status != 500 {
+		t.Errorf("a ledger that is closed: %d", status)
 	}
 }

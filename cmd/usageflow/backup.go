@@ -1,0 +1,90 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/usageflow/usageflow-go-middleware/service"
+	"github.com/usageflow/usageflow-go-middleware/service/sqlite"
+)
+
+const backupSummary = `backup copies the ledger of a running service to FILE, while agents go on. What was acknowledged before it began is in the copy.
+` + service.AdminTokenEnv + ` in the environment is the service's token. usageflow restore makes a data folder out of the file.`
+
+// backup asks a running service for a copy of its ledger. A file of that name is replaced when the copy is whole, and not before.
+func backup(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	flags := newFlags("backup", stderr)
+	target := flags.String("service", "http://localhost:9000", "`URL` of the service")
+	files, err := parseFiles(flags, args, backupSummary, stdout, "FILE")
+	if err != nil {
+		return err
+	}
+	if err := fromEnvironment(flags); err != nil {
+		return err
+	}
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, strings.TrimSuffix(*target, "/")+"/api/v1/backup", nil)
+	if err != nil {
+		return fmt.Errorf("--service: %w", err)
+	}
+	if token := os.Getenv(service.AdminTokenEnv); token != "" {
+		r.Header.Set("Authorization", "Bearer "+token)
+	}
+	resp, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return fmt.Errorf("the service can't be reached; --service names it: %w", err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if resp.StatusCode != http.StatusOK {
+		text, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10)) // it explains the status, if it can
+		return fmt.Errorf("the service answers %s %s", resp.Status, strings.TrimSpace(string(text)))
+	}
+	n, err := replaceFile(files[0], resp.Body)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(stdout, "%s holds the ledger, %d bytes.\n", files[0], n)
+	return nil
+}
+
+// replaceFile writes a file that is whole, or leaves what was there.
+func replaceFile(name string, from io.Reader) (n int64, err error) {
+	f, err := os.CreateTemp(filepath.Dir(name), filepath.Base(name)+"-*.tmp")
+	if err != nil {
+		return 0, err
+	}
+	n, err = io.Copy(f, from)
+	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
+		err = os.Rename(f.Name(), name)
+	}
+	if err != nil {
+		return 0, errors.Join(err, os.Remove(f.Name()))
+	}
+	return n, nil
+}
+
+const restoreSummary = `restore makes the data folder of usageflow serve out of FILE, which usageflow backup has written. It touches no folder that is not
+empty: stop the service, put its folder aside, and restore.`
+
+// restore makes a data folder out of a backup.
+func restore(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	flags := newFlags("restore", stderr)
+	data := flags.String("data", defaultData, "`folder` to make")
+	files, err := parseFiles(flags, args, restoreSummary, stdout, "FILE")
+	if err != nil {
+		return err
+	}
+	if err := fromEnvironment(flags); err != nil {
+		return err
+	}
+	if err := sqlite.Restore(ctx, files[0], *data); err != nil {
+		return err
+	}
+	fmt.Fprintf(stdout, "%s holds the ledger of %s.\nNext: usageflow serve --data %s\n", *data, files[0], *data)
+	return nil
+}
