@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -68,7 +69,11 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	flags.SetOutput(stderr)
 	flags.StringVar(&opts.listen, "listen", "127.0.0.1:8080", "`address` of the API")
 	flags.StringVar(&opts.service, "service", "127.0.0.1:9000", "`address` of the embedded UsageFlow service; off: use the one at USAGEFLOW_URL. The API's key is USAGEFLOW_API_KEY, or the example's own")
-	flags.StringVar(&opts.data, "data", "", "`folder` of the service's data (default usageflow-example-app in the user's cache folder)")
+	folder := "usageflow-example-app in the user's cache folder"
+	if cache, err := os.UserCacheDir(); err == nil {
+		folder = filepath.Join(cache, "usageflow-example-app")
+	}
+	flags.StringVar(&opts.data, "data", "", "`folder` of the service's data (default "+folder+")")
 	flags.StringVar(&opts.config, "config", "", "`file` with the service's policies (default the example's own usageflow.yaml)")
 	flags.Usage = func() {
 		fmt.Fprintln(stderr, "example-app runs an API that UsageFlow meters and limits, with the service embedded.\n\nFlags:")

@@ -7,6 +7,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"reflect"
+	"slices"
+	"strings"
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/parser"
@@ -96,6 +99,10 @@ func LoadConfig(path string) (*Config, error) {
 func ParseConfig(name string, data []byte) (*Config, error) {
 	var file configFile
 	if err := yaml.NewDecoder(bytes.NewReader(data), yaml.Strict()).Decode(&file); err != nil && !errors.Is(err, io.EOF) {
+		var wrong *yaml.TypeError
+		if errors.As(err, &wrong) && wrong.Token != nil {
+			return nil, fmt.Errorf("%s:%d: here is a %s, where a %s is expected", name, wrong.Token.Position.Line, kindOf(wrong.SrcType), kindOf(wrong.DstType))
+		}
 		var e yaml.Error // its own text would quote the file, and with it keys
 		if errors.As(err, &e) && e.GetToken() != nil {
 			return nil, fmt.Errorf("%s:%d: %s", name, e.GetToken().Position.Line, e.GetMessage())
@@ -114,6 +121,51 @@ func ParseConfig(name string, data []byte) (*Config, error) {
 	}
 	return c, nil
 }
+
+// kindOf is what a person calls values of a type.
+func kindOf(t reflect.Type) string {
+	switch t.Kind() {
+	case reflect.Float64, reflect.Int64, reflect.Uint64:
+		return "number"
+	case reflect.Bool:
+		return "true or false"
+	case reflect.String:
+		return "text"
+	case reflect.Slice:
+		return "list"
+	default:
+		return "group of settings"
+	}
+}
+
+// Warnings are what is allowed and probably not meant, a line each; where says which policy.
+func (c *Config) Warnings() (list []string) {
+	for _, a := range c.Applications {
+		for i, p := range a.Policies {
+			warn := func(format string, args ...any) {
+				list = append(list, fmt.Sprintf("application %s, policy %d (%s): ", a.Name, i+1, p.Name)+fmt.Sprintf(format, args...))
+			}
+			if p.Type == TypeAPI && !slices.Contains(methods, strings.ToUpper(strings.TrimSpace(p.Method))) {
+				warn("%s is no method of HTTP's", p.Method)
+			}
+			if (p.IdentityFieldName == "") != (p.IdentityFieldLocation == "") {
+				warn("identityFieldName and identityFieldLocation go together; all callers count as one")
+			}
+			if strings.HasSuffix(strings.TrimSpace(p.ResponseTrackingField), "+") || strings.HasPrefix(strings.TrimSpace(p.ResponseTrackingField), "+") {
+				warn("responseTrackingField %q has an empty part", p.ResponseTrackingField)
+			}
+			for _, other := range a.Policies[:i] {
+				if p.HasRateLimit && other.HasRateLimit && p.Type == other.Type && p.Method == other.Method && p.URL == other.URL {
+					warn("another policy limits the same route; the stricter one counts")
+				}
+			}
+		}
+	}
+	return list
+}
+
+// methods are those that policies may well name.
+var methods = []string{"*", "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE", "JOB"}
 
 // lineOf returns the line of the value at path, 0 where there is none.
 func lineOf(data []byte, path string) int {

@@ -150,7 +150,7 @@ func (f *policyFile) policy(path string) (Policy, error) {
 		return p, invalid(path+".type", "type %q is neither API nor FUNCTION", f.Type)
 	}
 	if f.IdentityFieldLocation != "" && !strings.Contains(identityLocations, " "+f.IdentityFieldLocation+" ") {
-		return p, invalid(path+".identityFieldLocation", "location %q is not one of%s", f.IdentityFieldLocation, strings.TrimSuffix(identityLocations, " "))
+		return p, invalid(path+".identityFieldLocation", "location %q is not one of %s", f.IdentityFieldLocation, strings.Join(strings.Fields(identityLocations), ", "))
 	}
 	if f.IsResponseTrackingEnabled != nil {
 		p.IsResponseTrackingEnabled = *f.IsResponseTrackingEnabled

@@ -65,6 +65,34 @@ func unwrap(err error) error {
 	}
 }
 
+// What is allowed and probably not meant is told.
+func TestConfigWarnings(t *testing.T) {
+	if w := parseConfig(t, example).Warnings(); len(w) > 0 {
+		t.Errorf("the example has %q", w)
+	}
+	c := parseConfig(t, `
+applications:
+  - name: a
+    keys: [k]
+    policies:
+      - {method: GTE, url: /x}
+      - {method: GET, url: /x, identityFieldName: X-User}
+      - {method: GET, url: /y, responseTrackingField: "a +"}
+      - {method: GET, url: /z, hasRateLimit: true, limit: 1, window: day}
+      - {method: GET, url: /z, hasRateLimit: true, limit: 2, window: day}
+      - {type: FUNCTION, url: resize}
+`)
+	got := strings.Join(c.Warnings(), "\n")
+	for _, want := range []string{"policy 1 (GTE /x): GTE is no method", "policy 2 (GET /x): identityFieldName and", "policy 3 (GET /y): responseTrackingField", "policy 5 (GET /z): another policy limits"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("%q is missing in\n%s", want, got)
+		}
+	}
+	if len(c.Warnings()) != 4 {
+		t.Errorf("got\n%s", got)
+	}
+}
+
 func TestConfigErrors(t *testing.T) {
 	policy := func(fields string) string {
 		return "applications:\n  - name: a\n    keys: [secret-key]\n    policies:\n      - {method: GET, url: /x, " + fields + "}\n"
@@ -73,7 +101,8 @@ func TestConfigErrors(t *testing.T) {
 		{"unknown key", "applications:\n  - name: a\n    keys: [secret-key]\n    colour: red\n", "c.yaml:4: "},
 		{"unknown policy key", policy("limits: 5"), "c.yaml:5: "},
 		{"no yaml", "applications: [", "c.yaml"},
-		{"wrong type", policy("hasRateLimit: maybe"), "c.yaml:5: "},
+		{"wrong type", policy("hasRateLimit: maybe"), "c.yaml:5: here is a text, where a true or false is expected"},
+		{"no number", policy("hasRateLimit: true, limit: lots, window: day"), "c.yaml:5: here is a text, where a number is expected"},
 		{"empty", "", "no application"},
 		{"no applications", "applications: []", "no application"},
 		{"no name", "applications:\n  - keys: [secret-key]\n", "has no name"},
@@ -88,7 +117,7 @@ func TestConfigErrors(t *testing.T) {
 		{"no window", policy("hasRateLimit: true, limit: 5"), "there is no window"},
 		{"limit without hasRateLimit", policy("limit: 5, window: day"), "hasRateLimit is not true"},
 		{"type", policy("type: PAGE"), "neither API nor FUNCTION"},
-		{"location", policy("identityFieldLocation: moon"), "is not one of headers"},
+		{"location", policy("identityFieldLocation: moon"), "is not one of headers, query"},
 		{"url", "applications:\n  - name: a\n    keys: [k]\n    whitelistEndpoints: [{method: GET, url: health}]\n", "begins neither with /"},
 		{"no method", "applications:\n  - name: a\n    keys: [k]\n    blockedEndpoints: [{url: /x}]\n", "the method is missing"},
 	} {

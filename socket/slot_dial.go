@@ -129,6 +129,9 @@ func handshakeError(err error, resp *http.Response) error {
 			return &retryAfterError{resp.StatusCode, after}
 		}
 	}
+	if resp.StatusCode == http.StatusOK || resp.StatusCode == http.StatusNotFound {
+		return fmt.Errorf("socket: the service answered the handshake with %d; UsageFlow's URL ends in /ws", resp.StatusCode)
+	}
 	return fmt.Errorf("socket: the service answered the handshake with %d", resp.StatusCode)
 }
 

@@ -70,8 +70,12 @@ func check(_ context.Context, args []string, stdout, stderr io.Writer) error {
 	if err := fromConfig(serveFlags(&serveOptions{}, stderr), *path, config); err != nil {
 		return err
 	}
+	for _, warning := range config.Warnings() {
+		fmt.Fprintf(stderr, "warning: %s\n", warning)
+	}
 	for _, a := range config.Applications {
 		fmt.Fprintf(stdout, "%s: %d policies, %d blocked endpoints\n", a.Name, len(a.Policies), len(a.BlockedEndpoints))
 	}
+	fmt.Fprintf(stdout, "%s can be used.\n", *path)
 	return nil
 }

@@ -223,7 +223,7 @@ func TestFirstSteps(t *testing.T) {
 	if _, errs, status := p.run("init"); status != 1 || !strings.Contains(errs, "is left as it is") {
 		t.Errorf("init once more: %d %s", status, errs)
 	}
-	if out, errs, status := p.run("check"); status != 0 || out != "default: 3 policies, 0 blocked endpoints\n" {
+	if out, errs, status := p.run("check"); status != 0 || out != "default: 3 policies, 0 blocked endpoints\nusageflow.yaml can be used.\n" || errs != "" {
 		t.Errorf("check: %d %s%s", status, out, errs)
 	}
 	s := p.serve("--listen", "127.0.0.1:0")
@@ -278,8 +278,8 @@ func TestRefusals(t *testing.T) {
 		"no configuration":         {nil, []string{"serve", "--config", "nowhere.yaml"}, 1, "there is no nowhere.yaml: usageflow init writes one"},
 		"a broken configuration":   {nil, []string{"check", "--config", "broken.yaml"}, 1, "broken.yaml:2: "},
 		"an unknown setting":       {nil, []string{"check", "--config", "setting.yaml"}, 1, "server.bake: there is no such setting"},
-		"a bad setting":            {nil, []string{"serve", "--config", "value.yaml"}, 1, "server.hold: "},
-		"a bad variable":           {[]string{"USAGEFLOW_HOLD=long"}, []string{"serve"}, 1, "USAGEFLOW_HOLD: "},
+		"a bad setting":            {nil, []string{"serve", "--config", "value.yaml"}, 1, `server.hold: "long" is no time such as 5m0s`},
+		"a bad variable":           {[]string{"USAGEFLOW_HOLD=long"}, []string{"serve"}, 1, `USAGEFLOW_HOLD: "long" is no time`},
 		"half a certificate":       {nil, []string{"serve", "--tls-cert", "x.pem"}, 1, "--tls-cert and --tls-key go together"},
 		"no certificate":           {nil, []string{"serve", "--tls-cert", "x.pem", "--tls-key", "x.pem"}, 1, "x.pem"},
 		"a log of another form":    {nil, []string{"serve", "--log-format", "xml"}, 1, "neither json nor text"},

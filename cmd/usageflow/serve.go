@@ -36,7 +36,7 @@ the HTTP API, the page and /metrics; without it the service listens on loopback 
 
 func serveFlags(o *serveOptions, stderr io.Writer) *flag.FlagSet {
 	flags := newFlags("serve", stderr)
-	flags.StringVar(&o.listen, "listen", "", "`host:port` to listen on; port 0 picks one (default localhost:9000, and :9000 where there is an admin token)")
+	flags.StringVar(&o.listen, "listen", "localhost:9000", "`host:port` to listen on; port 0 picks one ; the default is for this machine only")
 	flags.StringVar(&o.data, "data", defaultData, "`folder` of the ledger, created if absent")
 	flags.StringVar(&o.config, "config", defaultConfig, "`file` with applications, keys and policies")
 	flags.StringVar(&o.tlsCert, "tls-cert", "", "PEM `file` with the certificate to serve TLS with, and its chain; needs --tls-key")
@@ -73,14 +73,8 @@ func serve(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	return o.serve(ctx, config, log, stdout)
 }
 
-// check completes the settings and makes the log, or says what is wrong with them.
+// check makes the log, or says what is wrong with the settings.
 func (o *serveOptions) check(stderr io.Writer) (*slog.Logger, error) {
-	if o.listen == "" {
-		o.listen = "localhost:9000"
-		if os.Getenv(service.AdminTokenEnv) != "" {
-			o.listen = ":9000"
-		}
-	}
 	switch {
 	case (o.tlsCert == "") != (o.tlsKey == ""):
 		return nil, errors.New("--tls-cert and --tls-key go together")
@@ -138,6 +132,11 @@ func (o *serveOptions) serve(ctx context.Context, config *service.Config, log *s
 	go func() { ended <- s.Serve(listener) }()
 	log.Info("the service listens", "address", listener.Addr().String(), "tls", certificate != nil, "applications", len(config.Applications), "data", o.data)
 
+	if tcp, ok := listener.Addr().(*net.TCPAddr); ok && certificate == nil && !tcp.IP.IsLoopback() {
+		log.Warn("the service listens without TLS where others reach it: keys, the token and usage go over the network as they are, unless a proxy before it does TLS")
+	}
+	warn(config, log)
+
 	hangups := make(chan os.Signal, 1)
 	notifyHangup(hangups)
 	defer signal.Stop(hangups)
@@ -174,12 +173,19 @@ func (o *serveOptions) reload(s *service.Service, certificate *certificate, log 
 		log.Error("the configuration was not read again; the last one stays in force", "error", err)
 	} else {
 		log.Info("the configuration was read again", "applications", len(config.Applications))
+		warn(config, log)
 	}
 	if certificate == nil {
 		return
 	}
 	if err := certificate.reload(); err != nil {
 		log.Error("the certificate was not read again; the last one stays in use", "error", err)
+	}
+}
+
+func warn(config *service.Config, log *slog.Logger) {
+	for _, warning := range config.Warnings() {
+		log.Warn("the configuration may not be what was meant", "warning", warning)
 	}
 }
 

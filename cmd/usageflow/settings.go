@@ -97,7 +97,8 @@ func setRest(flags *flag.FlagSet, value func(name string) (value, source string)
 			return
 		}
 		if err := flags.Set(f.Name, text); err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", source, err))
+			kind, _ := flag.UnquoteUsage(f)
+			errs = append(errs, fmt.Errorf("%s: %q is no %s such as %s: %w", source, text, kind, f.DefValue, err))
 		}
 	})
 	return errors.Join(errs...)
