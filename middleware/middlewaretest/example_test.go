@@ -1,18 +1,19 @@
 package middlewaretest_test
 
 import (
+	"context"
+	"fmt"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
-	"testing"
 
 	"github.com/usageflow/usageflow-go-middleware/core"
-	"github.com/usageflow/usageflow-go-middleware/middleware/middlewaretest"
+	"github.com/usageflow/usageflow-go-middleware/socket"
+	"github.com/usageflow/usageflow-go-middleware/socket/sockettest"
 )
 
-// Middleware meters the routes of an http.ServeMux, one by one, as the mux knows a request's route only when it has found it:
-//
-//	mux.Handle("GET /users/{id}", meter(handler))
+// Middleware meters the routes of an http.ServeMux, one by one, as the mux knows a request's route only when it has found it.
 func Middleware(flow *core.Flow) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		if flow == nil {
@@ -45,61 +46,32 @@ func route(r *http.Request) string {
 	return r.Pattern[at:]
 }
 
-// newMux builds what the suite asks for. The middleware of groups is wrapped around each of their routes.
-func newMux(s middlewaretest.Setup) http.Handler {
-	mux := http.NewServeMux()
-	var add func(prefix string, before []middlewaretest.Middleware, g middlewaretest.Group)
-	add = func(prefix string, before []middlewaretest.Middleware, g middlewaretest.Group) {
-		prefix += g.Prefix
-		before = with(before, g.Flows)
-		for _, r := range g.Routes {
-			mux.Handle(r.Method+" "+pattern(prefix+r.Pattern), chain(with(before, r.Flows), r.Handler))
-		}
-		for _, inner := range g.Groups {
-			add(prefix, before, inner)
-		}
-	}
-	add("", append(with(s.Before, s.Flows), s.Behind...), s.Root())
-	return mux
-}
-
-// with adds a flow's middleware for each of the flows.
-func with(before []middlewaretest.Middleware, flows []*core.Flow) []middlewaretest.Middleware {
-	before = before[:len(before):len(before)]
-	for _, f := range flows {
-		before = append(before, Middleware(f))
-	}
-	return before
-}
-
-func chain(middleware []middlewaretest.Middleware, handler http.Handler) http.Handler {
-	for i := len(middleware) - 1; i >= 0; i-- {
-		handler = middleware[i](handler)
-	}
-	return handler
-}
-
-// pattern is the mux's form of /users/:id and /files/*.
-func pattern(p string) string {
-	parts := strings.Split(p, "/")
-	for i, part := range parts {
-		if name, ok := strings.CutPrefix(part, ":"); ok {
-			parts[i] = "{" + name + "}"
-		} else if part == "*" {
-			parts[i] = "{rest...}"
-		}
-	}
-	return strings.Join(parts, "/")
-}
-
-// A fourth adapter, for net/http's own ServeMux, and the test that it passes.
+// A fourth adapter, for net/http's own ServeMux, at work. That it is one is what Run tests:
+//
+//	middlewaretest.Run(t, middlewaretest.Adapter{New: newMux, NoRecovery: true, HeadIsGet: true})
 func Example() {
-	test := func(t *testing.T) {
-		middlewaretest.Run(t, middlewaretest.Adapter{New: newMux, NoRecovery: true, HeadIsGet: true})
+	service, err := sockettest.NewServer()
+	if err != nil {
+		fmt.Println(err)
+		return
 	}
-	_ = test // go test runs it under the name TestServeMux
-}
-
-func TestServeMux(t *testing.T) {
-	middlewaretest.Run(t, middlewaretest.Adapter{New: newMux, NoRecovery: true, HeadIsGet: true})
+	defer service.Close()
+	service.SetPolicies(sockettest.Policy{Method: "GET", URL: "/users/:id", IdentityFieldLocation: "path_params", IdentityFieldName: "id"})
+	flow, err := core.New(core.Config{APIKey: "key", URL: service.URL})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	meter := Middleware(flow)
+	mux := http.NewServeMux()
+	mux.Handle("GET /users/{id}", meter(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		core.FromContext(r.Context()).SetAmount(3)
+	})))
+	mux.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/users/ann", nil))
+	fmt.Println(flow.Shutdown(context.Background()))
+	use := service.Messages(socket.TypeUseAllocation)[0].Use()
+	fmt.Println(use.Alias, use.Amount)
+	// Output:
+	// <nil>
+	// GET /users/:id ann 3
 }
