@@ -184,7 +184,7 @@ func (f *Flow) current(ctx context.Context) *configuration {
 
 // decide asks the service whether c may run. Nil: it may.
 func (f *Flow) decide(ctx context.Context, c *Call) *Denial {
-	if r := f.denials.get(c.alias, c.reserved, c.start); r != nil {
+	if r := f.refusals.get(c.alias, c.reserved, c.start); r != nil {
 		return f.deny(c, r)
 	}
 	resp, err := f.ask(ctx, &socket.UsageFlowSocketMessage{
@@ -197,7 +197,7 @@ func (f *Flow) decide(ctx context.Context, c *Call) *Denial {
 	f.decided()
 	if resp.Refused() {
 		r := newRefusal(c.reserved, resp.Message, resp.Payload, time.Now())
-		f.denials.put(c.alias, r)
+		f.refusals.put(c.alias, r)
 		return f.deny(c, r)
 	}
 	c.known.Store(true)

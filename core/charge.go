@@ -1,8 +1,6 @@
 package core
 
-import (
-	"sync/atomic"
-)
+import "sync/atomic"
 
 // CutOff says what is charged for a request whose client went away before it was answered, or in the middle of a response
 // that tells the amount; not so where the context ended by a deadline. What the handler set is charged in any case.

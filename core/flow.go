@@ -29,7 +29,7 @@ type Flow struct {
 	configuration atomic.Pointer[configuration] // nil before the first
 	stopped       atomic.Bool                   // Shutdown was called: requests pass
 	deciding      atomic.Int64                  // requests that wait for a decision
-	denials       denials
+	refusals      refusals
 	outage        atomic.Bool // the last decision failed
 	counters      counters
 	shadowLog     logLimiter
@@ -61,7 +61,7 @@ func New(cfg Config) (*Flow, error) {
 		}
 	}
 	f.ctx, f.cancel = context.WithCancel(context.Background())
-	f.denials.clear()
+	f.refusals.clear()
 	f.outbox = newOutbox(f)
 	lanes, ok := f.transport.(wire.LaneTransport)
 	if !ok || lanes.Self() != any(f.transport) {

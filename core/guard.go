@@ -64,11 +64,7 @@ func (f *Flow) callOnDeny(w http.ResponseWriter, r *http.Request, d *Denial) boo
 
 // tryOnDeny reports whether OnDeny has returned.
 func (f *Flow) tryOnDeny(w http.ResponseWriter, r *http.Request, d *Denial) (returned bool) {
-	defer func() {
-		if v := recover(); v != nil {
-			f.log.Error("usageflow: a function of the configuration panicked", "function", "OnDeny", "panic", fmt.Sprint(v))
-		}
-	}()
+	defer f.recovered("OnDeny")
 	f.cfg.OnDeny(w, r, d)
 	return true
 }

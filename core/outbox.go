@@ -148,7 +148,7 @@ func (o *outbox) confirm(e *settlement) {
 	o.wakeLocked()
 	o.mu.Unlock()
 	if e.amount < e.reserved {
-		o.flow.denials.forget(e.alias) // what was held beyond it is free again
+		o.flow.refusals.forget(e.alias) // what was held beyond it is free again
 	}
 	if e.counted {
 		o.flow.observe(Event{Kind: kind, Alias: e.alias, AllocationID: e.id, Amount: e.amount})

@@ -82,7 +82,7 @@ func (f *Flow) logRefresh(err error) {
 
 // use puts a configuration in force, all of it at once.
 func (f *Flow) use(c *configuration) {
-	f.denials.clear() // the limits themselves are not part of it: one may have been raised
+	f.refusals.clear() // the limits themselves are not part of it: one may have been raised
 	old := f.configuration.Load()
 	if old != nil && old.digest == c.digest {
 		f.observe(Event{Kind: EventConfigured})

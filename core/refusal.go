@@ -32,7 +32,7 @@ type refusal struct {
 	amount     float64 // what was asked for
 	message    string
 	policy     string
-	limit      float64 // with limited
+	limit      float64 // with limitKnown
 	left       float64
 	window     time.Duration // 0: unknown
 	limitKnown bool          // the service told the limit
