@@ -2,6 +2,7 @@ package core
 
 import (
 	"bufio"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -79,8 +80,7 @@ func (t *tap) WriteHeader(status int) {
 
 func (t *tap) Write(p []byte) (int, error) {
 	n, err := t.ResponseWriter.Write(p)
-	if n > 0 || err == nil {
-		t.wrote()
+	if t.wrote(int64(n), err) {
 		t.call.Wrote(t.Header(), p[:written(n, len(p))])
 	}
 	return n, err
@@ -89,8 +89,7 @@ func (t *tap) Write(p []byte) (int, error) {
 // WriteString spares the copy where the writer below spares it.
 func (t *tap) WriteString(s string) (int, error) {
 	n, err := io.WriteString(t.ResponseWriter, s)
-	if n > 0 || err == nil {
-		t.wrote()
+	if t.wrote(int64(n), err) {
 		t.call.WroteString(t.Header(), s[:written(n, len(s))])
 	}
 	return n, err
@@ -99,10 +98,22 @@ func (t *tap) WriteString(s string) (int, error) {
 // written is how much of a write counts: a writer that buffers may say that it has written more than it was given.
 func written(n, given int) int { return min(max(n, 0), given) }
 
-func (t *tap) wrote() {
-	if t.status == 0 {
-		t.note(http.StatusOK)
+// wrote notes what became of a write, and reports whether it counts.
+func (t *tap) wrote(n int64, err error) bool {
+	switch {
+	case n > 0 || err == nil:
+		if t.status == 0 {
+			t.note(http.StatusOK)
+		}
+		return true
+	case errors.Is(err, http.ErrHandlerTimeout):
+		// http.TimeoutHandler has answered, and what it held back of the handler's answer has not gone out.
+		t.status = http.StatusServiceUnavailable
+		if t.call != nil {
+			t.call.sentStatus.Store(http.StatusServiceUnavailable)
+		}
 	}
+	return false
 }
 
 func (t *tap) note(status int) {
@@ -121,13 +132,13 @@ type (
 )
 
 func (t tapFlusher) Flush() {
-	t.wrote()
+	t.wrote(0, nil)
 	t.ResponseWriter.(http.Flusher).Flush()
 }
 
 // FlushError is what http.ResponseController calls: the writer below may have an error to tell.
 func (t tapFlusher) FlushError() error {
-	t.wrote()
+	t.wrote(0, nil)
 	return http.NewResponseController(t.ResponseWriter).Flush()
 }
 
@@ -149,8 +160,6 @@ func (t tapReaderFrom) ReadFrom(r io.Reader) (int64, error) {
 		return io.Copy(struct{ io.Writer }{t.tap}, r)
 	}
 	n, err := t.ResponseWriter.(io.ReaderFrom).ReadFrom(r)
-	if n > 0 || err == nil {
-		t.wrote()
-	}
+	t.wrote(n, err)
 	return n, err
 }

@@ -9,6 +9,7 @@ package usageflow
 
 import (
 	"bufio"
+	"errors"
 	"log/slog"
 	"net"
 	"net/http"
@@ -80,14 +81,23 @@ type responseWriter struct {
 
 func (w *responseWriter) Write(p []byte) (int, error) {
 	n, err := w.ResponseWriter.Write(p)
+	w.wrote(err)
 	w.call.Wrote(w.Header(), p[:written(n, len(p))])
 	return n, err
 }
 
 func (w *responseWriter) WriteString(s string) (int, error) {
 	n, err := w.ResponseWriter.WriteString(s)
+	w.wrote(err)
 	w.call.WroteString(w.Header(), s[:written(n, len(s))])
 	return n, err
+}
+
+// wrote notes that http.TimeoutHandler has answered in the handler's place, whatever gin takes the status for.
+func (w *responseWriter) wrote(err error) {
+	if errors.Is(err, http.ErrHandlerTimeout) {
+		w.call.Answered(http.StatusServiceUnavailable)
+	}
 }
 
 // written is how much of a write counts: a writer that buffers may say that it has written more than it was given.

@@ -90,6 +90,7 @@ func Run(t *testing.T, adapter Adapter) {
 		{"compression", testCompression},
 		{"WebSockets", testWebSocket},
 		{"clients that leave", testCutOff},
+		{"timeouts", testTimeout},
 		{"a proxy's aborts", testProxyAborts},
 		{"panics", testPanics},
 		{"bodies", testBodies},

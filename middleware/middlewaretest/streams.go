@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"compress/gzip"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -12,6 +13,7 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/gorilla/websocket"
 
@@ -196,6 +198,30 @@ func testCutOff(t *testing.T, adapter Adapter) {
 		_ = resp.Body.Close()
 		if use := a.use(1); use.Amount != want {
 			t.Errorf("policy %d: amount %v, want %v", cutOff, use.Amount, want)
+		}
+		a.Drain(1)
+	}
+}
+
+// testTimeout: where http.TimeoutHandler answers in the place of a handler, its status is what is settled, also where the handler has
+// written before.
+func testTimeout(t *testing.T, adapter Adapter) {
+	for name, before := range map[string]string{"nothing was written": "", "an answer was begun": "begun"} {
+		a := newApp(t, adapter, nil, func(c *core.Config) { c.VoidStatus = func(status int) bool { return status >= 500 } })
+		handler := adapter.New(Setup{Flows: []*core.Flow{a.Flow}, Routes: at("/x", func(w http.ResponseWriter, r *http.Request) {
+			if before != "" {
+				_, _ = io.WriteString(w, before)
+			}
+			<-r.Context().Done()
+			for {
+				if _, err := io.WriteString(w, "late"); errors.Is(err, http.ErrHandlerTimeout) {
+					return
+				}
+			}
+		})})
+		got := a.send(listen(t, http.TimeoutHandler(handler, time.Millisecond, "timeout")), "GET", "/x", nil)
+		if use := a.use(1); got.status != 503 || got.body != "timeout" || use.Metadata["responseStatusCode"] != 503.0 || use.Amount != 0 {
+			t.Errorf("%s: got %s\nsettlement %+v", name, got, use)
 		}
 		a.Drain(1)
 	}
