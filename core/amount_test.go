@@ -176,7 +176,7 @@ func TestAmounts(t *testing.T) {
 				t.Errorf("stats %+v", s)
 			}
 			for text, n := range map[string]int64{"an amount is negative": tc.invalid, "did not tell the amount": tc.unknown} {
-				if h.logs.count(text) != int(min(n, 1)) {
+				if h.logs.Count(text) != int(min(n, 1)) {
 					t.Errorf("log:\n%s", h.logs)
 				}
 			}
@@ -217,7 +217,7 @@ func TestCallAfterItsEnd(t *testing.T) {
 	if s := h.settled(1); s.Admitted != 1 || s.LateAmounts != 3 {
 		t.Errorf("stats %+v", s)
 	}
-	if h.logs.count("after its request had ended") != 1 {
+	if h.logs.Count("after its request had ended") != 1 {
 		t.Errorf("log:\n%s", h.logs)
 	}
 }

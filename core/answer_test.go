@@ -61,7 +61,7 @@ func TestOnDeny(t *testing.T) {
 			if !retryAfter(w, 50, 66) {
 				t.Errorf("header %v", w.Header())
 			}
-			if strings.Contains(name, "panic") != (h.logs.count("OnDeny") == 1) {
+			if strings.Contains(name, "panic") != (h.logs.Count("OnDeny") == 1) {
 				t.Errorf("log:\n%s", h.logs)
 			}
 			if w := h.do(h.route("/legacy", ok), get("/legacy")); tc.status == 429 && w.Code != 403 {
@@ -101,7 +101,7 @@ func TestOnDenyPanics(t *testing.T) {
 	if resp.StatusCode != 403 || !strings.HasPrefix(string(body), `{"error":"endpoint_blocked"`) || err != nil {
 		t.Errorf("got %d %s, %v", resp.StatusCode, body, err)
 	}
-	if h.logs.count("function=OnDeny") != 2 {
+	if h.logs.Count("function=OnDeny") != 2 {
 		t.Errorf("log:\n%s", h.logs)
 	}
 }
@@ -256,7 +256,7 @@ func TestShadow(t *testing.T) {
 	if s.Shadowed != 4 || s.Denied+s.Blocked+s.FailedClosed != 0 || h.count(core.EventShadowed) != 4 || h.count(core.EventDenied)+h.count(core.EventBlocked) != 0 {
 		t.Errorf("stats %+v", s)
 	}
-	if n := h.logs.count("in shadow mode"); n < 1 || n > 4 {
+	if n := h.logs.Count("in shadow mode"); n < 1 || n > 4 {
 		t.Errorf("log:\n%s", h.logs)
 	}
 	h.uses(7)
@@ -295,7 +295,7 @@ func TestMissed(t *testing.T) {
 	for _, route := range []string{"/x", "/x", "/health", ""} {
 		h.flow.ReportMissed("GET", route)
 	}
-	if s := h.flow.Stats(); s.Missed != 2 || s.Admitted != 0 || h.logs.count("served behind its back") != 1 {
+	if s := h.flow.Stats(); s.Missed != 2 || s.Admitted != 0 || h.logs.Count("served behind its back") != 1 {
 		t.Errorf("stats %+v, log:\n%s", s, h.logs)
 	}
 	if err := h.flow.Shutdown(t.Context()); err != nil {

@@ -214,7 +214,7 @@ func TestPanickingFunctionsOfTheConfiguration(t *testing.T) {
 	if u[0].Alias != "GET /x acme" || u[1].Alias != "GET /y" || u[0].Amount != 1 {
 		t.Errorf("settlements %+v", u)
 	}
-	if n := h.logs.count("a function of the configuration panicked"); n < 4 {
+	if n := h.logs.Count("a function of the configuration panicked"); n < 4 {
 		t.Errorf("%d log lines", n)
 	}
 	if s := h.flow.Stats(); s.InvalidTokens != 1 {

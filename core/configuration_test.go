@@ -55,12 +55,12 @@ func TestMalformedConfiguration(t *testing.T) {
 				if u := h.use(); u.Alias != "GET /x acme" {
 					t.Errorf("alias %q", u.Alias)
 				}
-				if n := h.logs.count("the last good one stays in force"); n != 1 {
+				if n := h.logs.Count("the last good one stays in force"); n != 1 {
 					t.Errorf("%d log lines:\n%s", n, h.logs)
 				}
 				h.srv.Handle(nil)
 				pass(time.Minute)
-				if w := h.do(h.route("/blocked", ok), get("/blocked")); w.Code != 200 || h.logs.count("configuration is current again") != 1 {
+				if w := h.do(h.route("/blocked", ok), get("/blocked")); w.Code != 200 || h.logs.Count("configuration is current again") != 1 {
 					t.Errorf("after the fault: %d, log:\n%s", w.Code, h.logs)
 				}
 			})
@@ -171,7 +171,7 @@ func TestAccountReachLimit(t *testing.T) {
 		if err := h.flow.Do(t.Context(), core.Job{Name: "j"}, nop); err != nil || h.flow.Stats().Admitted != 0 {
 			t.Errorf("job: %v", err)
 		}
-		if h.logs.count("the account has reached its limit") != 1 {
+		if h.logs.Count("the account has reached its limit") != 1 {
 			t.Errorf("log:\n%s", h.logs)
 		}
 		h.srv.SetConfig(sockettest.Config{})
@@ -199,7 +199,7 @@ func TestEachKindOfFailureIsLogged(t *testing.T) {
 			t.Fatal(err)
 		}
 		pass(2 * time.Minute)
-		if n := h.logs.count("usageflow has no configuration yet"); n != 2 || !strings.Contains(h.logs.String(), "the service refused: internal no") {
+		if n := h.logs.Count("usageflow has no configuration yet"); n != 2 || !strings.Contains(h.logs.String(), "the service refused: internal no") {
 			t.Errorf("%d lines:\n%s", n, h.logs)
 		}
 	})

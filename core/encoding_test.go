@@ -108,7 +108,7 @@ func TestEncodedResponses(t *testing.T) {
 			if s.UnknownAmounts != unknown || s.Unreadable != unreadable || s.InvalidAmounts != 0 {
 				t.Errorf("stats %+v, want %d unknown, %d unreadable", s, unknown, unreadable)
 			}
-			if tc.reason != "" && (h.logs.count("did not tell the amount") != 1 || h.logs.count(tc.reason) != 1) {
+			if tc.reason != "" && (h.logs.Count("did not tell the amount") != 1 || h.logs.Count(tc.reason) != 1) {
 				t.Errorf("want one line with %q in the log:\n%s", tc.reason, h.logs)
 			}
 		})

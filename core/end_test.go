@@ -8,11 +8,9 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"runtime"
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/usageflow/usageflow-go-middleware/core"
 	"github.com/usageflow/usageflow-go-middleware/socket/sockettest"
@@ -221,16 +219,7 @@ func TestHijackedConnectionIsThrownAway(t *testing.T) {
 		defer close(closed)
 		_, _ = io.Copy(io.Discard, conn) // ends when the collector has closed the other end
 	}()
-	timeout := time.After(limit)
-	for h.flow.Stats().Settled == 0 {
-		runtime.GC()
-		select {
-		case <-timeout:
-			t.Fatal("not settled")
-		default:
-			runtime.Gosched()
-		}
-	}
+	h.collected()
 	_ = conn.Close()
 	<-closed
 }

@@ -1,18 +1,18 @@
 package core_test
 
 import (
-	"bytes"
 	"context"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
-	"strings"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/usageflow/usageflow-go-middleware/core"
+	"github.com/usageflow/usageflow-go-middleware/internal/logtest"
 	"github.com/usageflow/usageflow-go-middleware/socket"
 	"github.com/usageflow/usageflow-go-middleware/socket/sockettest"
 )
@@ -25,7 +25,7 @@ type harness struct {
 	t    *testing.T
 	srv  *sockettest.Server
 	flow *core.Flow
-	logs *logBuffer
+	logs *logtest.Buffer
 
 	mu     sync.Mutex
 	moved  chan struct{} // closed at the next event
@@ -47,7 +47,7 @@ func newHarness(t *testing.T, script func(*sockettest.Server), change ...func(*c
 // joinHarness makes a flow for a service, and does not wait for it.
 func joinHarness(t *testing.T, srv *sockettest.Server, change ...func(*core.Config)) *harness {
 	t.Helper()
-	h := &harness{t: t, srv: srv, logs: &logBuffer{}, moved: make(chan struct{})}
+	h := &harness{t: t, srv: srv, logs: &logtest.Buffer{}, moved: make(chan struct{})}
 	cfg := core.Config{APIKey: "key", PoolSize: 3, Logger: slog.New(slog.NewTextHandler(h.logs, nil)), Observe: h.observe}
 	if srv != nil {
 		cfg.URL = srv.URL
@@ -118,6 +118,21 @@ func (h *harness) settled(n int64) core.Stats {
 	return s
 }
 
+// collected collects garbage until that has settled a call.
+func (h *harness) collected() {
+	h.t.Helper()
+	timeout := time.After(limit)
+	for h.flow.Stats().Settled == 0 {
+		runtime.GC()
+		select {
+		case <-timeout:
+			h.t.Fatal("not settled")
+		default:
+			runtime.Gosched()
+		}
+	}
+}
+
 // until waits until the service has seen what cond looks for.
 func (h *harness) until(cond func(*sockettest.Record) bool) {
 	h.t.Helper()
@@ -178,26 +193,6 @@ func (h *harness) do(handler http.Handler, r *http.Request) *httptest.ResponseRe
 
 // ok is a handler that answers.
 func ok(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok") }
-
-// logBuffer is a log that may be read while it is written.
-type logBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (l *logBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(p)
-}
-
-func (l *logBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.String()
-}
-
-func (l *logBuffer) count(text string) int { return strings.Count(l.String(), text) }
 
 // bubble is a service, a pool and a flow inside a testing/synctest bubble. The flow has its configuration.
 func bubble(t *testing.T, script func(*sockettest.Server), change ...func(*core.Config)) *harness {

@@ -195,7 +195,7 @@ func TestVerifyJWT(t *testing.T) {
 	if s := h.flow.Stats(); s.InvalidTokens != 1 {
 		t.Errorf("stats %+v", s)
 	}
-	if n := h.logs.count("anyone can claim any name"); n != 0 {
+	if n := h.logs.Count("anyone can claim any name"); n != 0 {
 		t.Errorf("%d warnings", n)
 	}
 }
@@ -205,13 +205,13 @@ func TestUnverifiedJWTIsLoggedOnce(t *testing.T) {
 	h := newHarness(t, func(s *sockettest.Server) { s.SetPolicies(policy("GET", "/x", "bearer", "sub")) },
 		func(c *core.Config) { c.RefreshInterval = 1 })
 	h.wait("refreshes", func(core.Stats) bool { return h.count(core.EventConfigured) > 3 })
-	if n := h.logs.count("level=WARN msg=\"usageflow: a policy takes identities from JWTs"); n != 1 {
+	if n := h.logs.Count("level=WARN msg=\"usageflow: a policy takes identities from JWTs"); n != 1 {
 		t.Errorf("%d warnings:\n%s", n, h.logs)
 	}
 	quiet := newHarness(t, func(s *sockettest.Server) {
 		s.SetPolicies(sockettest.Policy{Method: "GET", URL: "/x", Type: "FUNCTION", IdentityFieldLocation: "jwt", IdentityFieldName: "sub"})
 	})
-	if n := quiet.logs.count("JWT"); n != 0 {
+	if n := quiet.logs.Count("JWT"); n != 0 {
 		t.Errorf("%d warnings for a function", n)
 	}
 }

@@ -110,7 +110,7 @@ func TestServiceComesUpLate(t *testing.T) {
 		if s := h.flow.Stats(); s.Admitted != 1 || s.Settled != 1 {
 			t.Errorf("stats %+v", s)
 		}
-		if h.logs.count("no configuration yet") != 1 || h.logs.count("configuration loaded") != 1 {
+		if h.logs.Count("no configuration yet") != 1 || h.logs.Count("configuration loaded") != 1 {
 			t.Errorf("log:\n%s", h.logs)
 		}
 	})
@@ -158,7 +158,7 @@ func TestOutageOfDecisions(t *testing.T) {
 					t.Errorf("got %d, amount %v, stats %+v", w.Code, u.Amount, s)
 				}
 				check(t, h.srv)
-				if h.count(core.EventOutage) != 1 || h.logs.count("gives no decisions") != 1 {
+				if h.count(core.EventOutage) != 1 || h.logs.Count("gives no decisions") != 1 {
 					t.Errorf("log:\n%s", h.logs)
 				}
 				if w := h.do(h.route("/reports", ok), get("/reports")); w.Code != 200 || h.count(core.EventRecovered) != 1 {

@@ -41,7 +41,7 @@ func TestSettlementsAreSentUntilConfirmed(t *testing.T) {
 					}
 				}
 				check(t, h.srv)
-				if n := h.logs.count("refused a settlement"); (n == 1) != (name == "refused") {
+				if n := h.logs.Count("refused a settlement"); (n == 1) != (name == "refused") {
 					t.Errorf("log:\n%s", h.logs)
 				}
 			})
@@ -106,7 +106,7 @@ func TestLateDenial(t *testing.T) {
 	}
 	h.settled(3)
 	h.wait("late denials", func(s core.Stats) bool { return s.LateDenials == 2 })
-	if h.count(core.EventLateDenial) != 2 || h.logs.count("denied a metered reservation") != 1 {
+	if h.count(core.EventLateDenial) != 2 || h.logs.Count("denied a metered reservation") != 1 {
 		t.Errorf("log:\n%s", h.logs)
 	}
 }
@@ -130,7 +130,7 @@ func TestTooManySettlements(t *testing.T) {
 	if s := h.flow.Stats(); s.Admitted != 20 || s.Pending < 1 || s.Pending > 6 {
 		t.Errorf("stats %+v", s)
 	}
-	if n := h.logs.count("settlements lost"); n != 1 || h.logs.count("too many settlements are unconfirmed") != 1 {
+	if n := h.logs.Count("settlements lost"); n != 1 || h.logs.Count("too many settlements are unconfirmed") != 1 {
 		t.Errorf("log:\n%s", h.logs)
 	}
 }

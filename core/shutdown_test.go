@@ -121,7 +121,7 @@ func TestShutdownInVain(t *testing.T) {
 	if s := h.flow.Stats(); s.Dropped != 4 || s.Pending != 0 || s.Admitted != 4 {
 		t.Errorf("stats %+v", s)
 	}
-	if h.logs.count("shut down before every settlement was confirmed") != 1 {
+	if h.logs.Count("shut down before every settlement was confirmed") != 1 {
 		t.Errorf("log:\n%s", h.logs)
 	}
 }

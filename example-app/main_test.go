@@ -12,10 +12,11 @@ import (
 	"os/exec"
 	"regexp"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/usageflow/usageflow-go-middleware/internal/logtest"
 )
 
 // With this variable set, the test binary is the program itself: the tests run it as a process of its own.
@@ -34,26 +35,9 @@ const patience = 30 * time.Second
 type process struct {
 	t          *testing.T
 	cmd        *exec.Cmd
-	stderr     *lockedBuffer
+	stderr     *logtest.Buffer
 	api, admin string
 	ended      chan error
-}
-
-type lockedBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }
 
 // command is the program with the given arguments, in an environment without the user's settings.
@@ -72,7 +56,7 @@ var (
 // start runs the program until it has said where it listens.
 func start(t *testing.T, env []string, args ...string) *process {
 	t.Helper()
-	p := &process{t: t, cmd: command(t, env, args...), stderr: &lockedBuffer{}, ended: make(chan error, 1)}
+	p := &process{t: t, cmd: command(t, env, args...), stderr: &logtest.Buffer{}, ended: make(chan error, 1)}
 	p.cmd.Stderr = p.stderr
 	out, err := p.cmd.StdoutPipe()
 	if err != nil {

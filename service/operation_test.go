@@ -2,7 +2,6 @@ package service_test
 
 import (
 	"errors"
-	"io"
 	"net/http"
 	"regexp"
 	"strings"
@@ -167,21 +166,8 @@ func TestBackup(t *testing.T) {
 	r := start(t, service.Options{AdminToken: "secret"})
 	post := func(r *running, token string) (int, string) {
 		t.Helper()
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+r.addr+"/api/v1/backup", nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		req.Header.Set("Authorization", "Bearer "+token)
-		resp, err := http.DefaultClient.Do(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer resp.Body.Close()
-		body, err := io.ReadAll(resp.Body)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return resp.StatusCode, string(body)
+		status, _, body := request(t, http.MethodPost, "http://"+r.addr+"/api/v1/backup", http.Header{"Authorization": {"Bearer " + token}})
+		return status, string(body)
 	}
 	if status, _ := post(r, "wrong"); status != 401 {
 		t.Errorf("with a wrong token: %d", status)

@@ -1,7 +1,6 @@
 package service_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -12,13 +11,13 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/gorilla/websocket"
 
+	"github.com/usageflow/usageflow-go-middleware/internal/logtest"
 	"github.com/usageflow/usageflow-go-middleware/service"
 	"github.com/usageflow/usageflow-go-middleware/service/sqlite"
 )
@@ -31,25 +30,7 @@ type running struct {
 	*service.Service
 	addr   string
 	ledger service.Ledger
-	log    *syncBuffer
-}
-
-// syncBuffer is a log that can be read while it is written.
-type syncBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *syncBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
+	log    *logtest.Buffer
 }
 
 // start runs a service with the example configuration until the test ends. Without a ledger it gets an
@@ -60,7 +41,7 @@ func start(t *testing.T, opts service.Options) *running {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &running{log: &syncBuffer{}, ledger: opts.Ledger}
+	r := &running{log: &logtest.Buffer{}, ledger: opts.Ledger}
 	opts.Logger = slog.New(slog.NewTextHandler(r.log, nil))
 	opts.Config = config
 	if r.ledger == nil {
@@ -252,7 +233,12 @@ func noGoroutines(t *testing.T, names ...string) {
 
 func get(t *testing.T, url string, header http.Header) (int, http.Header, []byte) {
 	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+	return request(t, http.MethodGet, url, header)
+}
+
+func request(t *testing.T, method, url string, header http.Header) (int, http.Header, []byte) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), method, url, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

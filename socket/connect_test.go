@@ -18,6 +18,7 @@ import (
 
 	"github.com/gorilla/websocket"
 
+	"github.com/usageflow/usageflow-go-middleware/internal/logtest"
 	"github.com/usageflow/usageflow-go-middleware/socket"
 	"github.com/usageflow/usageflow-go-middleware/socket/sockettest"
 )
@@ -371,11 +372,11 @@ func TestTLS(t *testing.T) {
 
 func TestTheKeyIsNeverLogged(t *testing.T) {
 	srv := sockettest.New(t)
-	var log logBuffer
-	m := newManager(t, srv, socket.ManagerConfig{PoolSize: 2, URL: srv.URL + "?token=" + testKey, Logger: log.logger()})
+	var log logtest.Buffer
+	m := newManager(t, srv, socket.ManagerConfig{PoolSize: 2, URL: srv.URL + "?token=" + testKey, Logger: debugLogger(&log)})
 	connect(t, m)
 	srv.DropAll()
-	eventually(t, "the drop is seen", func() bool { return log.count("disconnected") > 0 })
+	eventually(t, "the drop is seen", func() bool { return log.Count("disconnected") > 0 })
 	srv.RejectHandshake(http.StatusUnauthorized, nil)
 	err := m.Connect()
 	if !errors.Is(err, socket.ErrUnauthorized) {

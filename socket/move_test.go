@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/usageflow/usageflow-go-middleware/internal/logtest"
 	"github.com/usageflow/usageflow-go-middleware/socket"
 	"github.com/usageflow/usageflow-go-middleware/socket/sockettest"
 )
@@ -77,9 +78,9 @@ func TestUnsentMessagesMoveToAnotherConnection(t *testing.T) {
 
 func TestUnsentMessagesWithNowhereToGo(t *testing.T) {
 	srv := sockettest.New(t)
-	var log logBuffer
+	var log logtest.Buffer
 	pool := newStuckPool(srv)
-	m := newManager(t, srv, socket.ManagerConfig{PoolSize: 1, RequestTimeout: time.Minute, Dial: pool.Dial, Logger: log.logger()})
+	m := newManager(t, srv, socket.ManagerConfig{PoolSize: 1, RequestTimeout: time.Minute, Dial: pool.Dial, Logger: debugLogger(&log)})
 	connect(t, m)
 	c := <-pool.first
 	var first <-chan outcome
@@ -95,7 +96,7 @@ func TestUnsentMessagesWithNowhereToGo(t *testing.T) {
 			t.Errorf("Call = %v, want ErrNotConnected", got.err)
 		}
 	}
-	eventually(t, "the loss is logged", func() bool { return log.count("messages lost") == 1 })
+	eventually(t, "the loss is logged", func() bool { return log.Count("messages lost") == 1 })
 }
 
 // A message that its caller gave up while it was queued is not sent any more.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/gorilla/websocket"
 
+	"github.com/usageflow/usageflow-go-middleware/internal/logtest"
 	"github.com/usageflow/usageflow-go-middleware/socket"
 	"github.com/usageflow/usageflow-go-middleware/socket/sockettest"
 )
@@ -190,8 +191,8 @@ func TestUnauthorizedIsSurfacedAndNotHot(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				srv := sockettest.New(t, sockettest.WithInMemory())
 				srv.RejectHandshake(status, nil)
-				var log logBuffer
-				m := newManager(t, srv, socket.ManagerConfig{PoolSize: 3, Logger: log.logger()})
+				var log logtest.Buffer
+				m := newManager(t, srv, socket.ManagerConfig{PoolSize: 3, Logger: debugLogger(&log)})
 				if err := m.Connect(); !errors.Is(err, socket.ErrUnauthorized) || !errors.Is(err, socket.ErrNotConnected) {
 					t.Errorf("Connect = %v, want ErrUnauthorized", err)
 				}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/gorilla/websocket"
 
+	"github.com/usageflow/usageflow-go-middleware/internal/logtest"
 	"github.com/usageflow/usageflow-go-middleware/socket"
 	"github.com/usageflow/usageflow-go-middleware/socket/sockettest"
 )
@@ -145,8 +146,8 @@ func TestLateAndUnknownRepliesAreHarmless(t *testing.T) {
 
 func TestMalformedRepliesAreSkippedAndLogged(t *testing.T) {
 	srv := sockettest.New(t)
-	var log logBuffer
-	m := newManager(t, srv, socket.ManagerConfig{PoolSize: 1, Logger: log.logger()})
+	var log logtest.Buffer
+	m := newManager(t, srv, socket.ManagerConfig{PoolSize: 1, Logger: debugLogger(&log)})
 	connect(t, m)
 	bad := []string{``, `null`, `[]`, `"text"`, `{"replyTo":`, `{`, `}`, strings.Repeat(`{"a":`, 10000)}
 	for range 25 {
@@ -159,7 +160,7 @@ func TestMalformedRepliesAreSkippedAndLogged(t *testing.T) {
 	if _, err := m.SendAsync(reservation()); err != nil {
 		t.Errorf("SendAsync: %v", err)
 	}
-	if got := log.count("malformed"); got < 1 || got > 10 {
+	if got := log.Count("malformed"); got < 1 || got > 10 {
 		t.Errorf("%d log lines for 200 malformed messages, want a few", got)
 	}
 	if got := srv.Handshakes(); got != 1 {

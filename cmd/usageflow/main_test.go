@@ -22,13 +22,13 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/gorilla/websocket"
 
+	"github.com/usageflow/usageflow-go-middleware/internal/logtest"
 	"github.com/usageflow/usageflow-go-middleware/socket"
 )
 
@@ -88,7 +88,7 @@ func (p *program) write(name, text string) {
 type server struct {
 	t     *testing.T
 	cmd   *exec.Cmd
-	log   *lockedBuffer
+	log   *logtest.Buffer
 	page  string // http://host:port/
 	agent string // ws://host:port/ws
 	ended chan error
@@ -99,7 +99,7 @@ var announced = regexp.MustCompile(`The page is at (\S+)\nAgents connect with US
 // serve starts the service, and returns when it has said where it listens.
 func (p *program) serve(args ...string) *server {
 	p.t.Helper()
-	s := &server{t: p.t, cmd: p.command(append([]string{"serve"}, args...)...), log: &lockedBuffer{}, ended: make(chan error, 1)}
+	s := &server{t: p.t, cmd: p.command(append([]string{"serve"}, args...)...), log: &logtest.Buffer{}, ended: make(chan error, 1)}
 	s.cmd.Stderr = s.log
 	out, err := s.cmd.StdoutPipe()
 	if err != nil {
@@ -156,23 +156,6 @@ func (s *server) logged(text string) {
 			s.t.Fatalf("%q is not in the log:\n%s", text, s.log)
 		}
 	}
-}
-
-type lockedBuffer struct {
-	mu  sync.Mutex // guards buf
-	buf bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }
 
 const config = `

@@ -21,6 +21,7 @@ import (
 
 	"github.com/usageflow/usageflow-go-middleware/core"
 	"github.com/usageflow/usageflow-go-middleware/core/jwtverify"
+	"github.com/usageflow/usageflow-go-middleware/internal/logtest"
 	"github.com/usageflow/usageflow-go-middleware/socket"
 	"github.com/usageflow/usageflow-go-middleware/socket/sockettest"
 )
@@ -31,7 +32,7 @@ type issuer struct {
 	set    []byte
 	answer func(http.ResponseWriter) // in place of set
 	reads  atomic.Int64
-	logs   lockedBuffer
+	logs   logtest.Buffer
 	client *http.Client
 }
 
@@ -317,7 +318,7 @@ func TestRedirects(t *testing.T) {
 	old := http.DefaultTransport
 	http.DefaultTransport = &http.Transport{TLSClientConfig: &tls.Config{RootCAs: trust}}
 	defer func() { http.DefaultTransport = old }()
-	var logs lockedBuffer
+	var logs logtest.Buffer
 	v := newVerifier(t, jwtverify.Config{JWKSURL: secure.URL, Logger: slog.New(slog.NewTextHandler(&logs, nil))})
 	if _, err := v.Verify(key.sign(t, valid())); !errors.Is(err, jwtverify.ErrKeysUnavailable) || !strings.Contains(logs.String(), "from https to http") {
 		t.Errorf("got %v, log:\n%s", err, &logs)
@@ -337,7 +338,7 @@ func TestInAFlow(t *testing.T) {
 	v := newVerifier(t, jwtverify.Config{JWKSURL: ts.URL})
 	srv := sockettest.New(t)
 	srv.SetPolicies(sockettest.Policy{Method: "GET", URL: "/x", IdentityFieldLocation: "bearer_token", IdentityFieldName: "customer"})
-	var logs lockedBuffer
+	var logs logtest.Buffer
 	flow, err := core.New(core.Config{APIKey: "key", URL: srv.URL, VerifyJWT: v.Verify, Logger: slog.New(slog.NewTextHandler(&logs, nil))})
 	if err != nil {
 		t.Fatal(err)
@@ -370,24 +371,6 @@ func TestNobodyListens(t *testing.T) {
 	if _, err := v.Verify(newEC(t, "k").sign(t, valid())); err == nil || errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("got %v", err)
 	}
-}
-
-// lockedBuffer is a log that may be read while it is written.
-type lockedBuffer struct {
-	mu  sync.Mutex // guards buf
-	buf bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.String()
 }
 
 // pass lets time go by in a bubble, which takes none.

@@ -1,7 +1,6 @@
 package middlewaretest
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -16,6 +15,7 @@ import (
 	"time"
 
 	"github.com/usageflow/usageflow-go-middleware/core"
+	"github.com/usageflow/usageflow-go-middleware/internal/logtest"
 	"github.com/usageflow/usageflow-go-middleware/socket"
 	"github.com/usageflow/usageflow-go-middleware/socket/sockettest"
 )
@@ -30,14 +30,14 @@ type App struct {
 
 	t       *testing.T
 	adapter Adapter
-	logs    *logBuffer
+	logs    *logtest.Buffer
 }
 
 // Start starts a service, which script prepares, and a flow whose configuration change may change. It returns when the flow
 // has its policies. Both end with the test.
 func Start(t *testing.T, script func(*sockettest.Server), change ...func(*core.Config)) *App {
 	t.Helper()
-	a := &App{t: t, Service: sockettest.New(t), logs: &logBuffer{}}
+	a := &App{t: t, Service: sockettest.New(t), logs: &logtest.Buffer{}}
 	if script != nil {
 		script(a.Service)
 	}
@@ -240,22 +240,4 @@ func track(field string) func(*sockettest.Server) {
 	return func(s *sockettest.Server) {
 		s.SetPolicies(sockettest.Policy{Method: "*", URL: "*", ResponseTrackingField: field, IsResponseTrackingEnabled: true})
 	}
-}
-
-// logBuffer is a log that may be read while it is written.
-type logBuffer struct {
-	mu  sync.Mutex // guards buf
-	buf bytes.Buffer
-}
-
-func (l *logBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(p)
-}
-
-func (l *logBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.String()
 }
