@@ -3,51 +3,104 @@ package service
 import (
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 )
 
 // ledgerView is a ledger in /api/v1/ledgers: amounts in units, times in Unix ms.
 type ledgerView struct {
-	Application string   `json:"application"`
-	Alias       string   `json:"alias"`
-	Used        float64  `json:"used"`
-	Held        float64  `json:"held"`
-	Limit       *float64 `json:"limit"`
-	ResetAt     *int64   `json:"resetAt"`
-	Window      string   `json:"window"`
-	Policy      string   `json:"policy,omitempty"`
-	LastUsed    int64    `json:"lastUsed"`
+	Application string      `json:"application"`
+	Alias       string      `json:"alias"`
+	Method      string      `json:"method"`
+	Route       string      `json:"route"`
+	Identity    string      `json:"identity"`
+	Used        float64     `json:"used"`
+	Held        float64     `json:"held"`
+	Limit       *float64    `json:"limit"`
+	ResetAt     *int64      `json:"resetAt"`
+	Window      string      `json:"window"`
+	Policy      string      `json:"policy,omitempty"`
+	Total       float64     `json:"total"`
+	LastUsed    int64       `json:"lastUsed"`
+	Limits      []limitView `json:"limits"`
 }
 
-func viewLedger(l LedgerState) ledgerView {
+// limitView is one limit of a ledger.
+type limitView struct {
+	Policy  string  `json:"policy"`
+	Window  string  `json:"window"`
+	Burst   bool    `json:"burst"`
+	Soft    bool    `json:"soft"`
+	Limit   float64 `json:"limit"`
+	Used    float64 `json:"used"`
+	Held    float64 `json:"held"`
+	ResetAt int64   `json:"resetAt"`
+}
+
+func viewLedger(l *LedgerState) ledgerView {
 	v := ledgerView{
-		Application: l.Application, Alias: l.Alias, Used: l.Used.Units(), Held: l.Held.Units(),
-		Window: l.Window.String(), Policy: l.Policy, LastUsed: l.LastUsed.UnixMilli(),
+		Application: l.Application, Alias: l.Alias, Used: l.Used.Units(), Held: l.Held.Units(), Total: l.Total.Units(),
+		Window: l.Window.String(), Policy: l.Policy, LastUsed: l.LastUsed.UnixMilli(), Limits: []limitView{},
 	}
+	v.Method, v.Route, v.Identity = splitAlias(l.Alias)
 	if l.Limited {
 		limit, reset := l.Limit.Units(), l.ResetAt.UnixMilli()
 		v.Limit, v.ResetAt = &limit, &reset
 	}
+	for i := range l.Limits {
+		s := &l.Limits[i]
+		v.Limits = append(v.Limits, limitView{
+			Policy: s.Policy, Window: s.Window.String(), Burst: s.Burst, Soft: s.Soft,
+			Limit: s.Amount.Units(), Used: s.Used.Units(), Held: s.Held.Units(), ResetAt: s.ResetAt.UnixMilli(),
+		})
+	}
 	return v
 }
 
-// serveLedgers answers {"ledgers":[…]}, the most recently used first. ?limit= and ?offset= page, ?q=
-// keeps the aliases that contain it.
+// splitAlias is the reverse of alias.Ledger.
+func splitAlias(name string) (method, route, identity string) {
+	method, rest, _ := strings.Cut(name, " ")
+	route, identity, _ = strings.Cut(rest, " ")
+	return method, route, identity
+}
+
+// serveLedger answers one ledger.
+func (s *Service) serveLedger(w http.ResponseWriter, r *http.Request) {
+	l, ok, err := s.ledger.Find(r.Context(), r.FormValue("application"), r.FormValue("alias"))
+	switch {
+	case err != nil:
+		s.serverError(w, r, err)
+	case !ok:
+		writeError(w, http.StatusNotFound, "not_found", "there is no ledger of this application and alias")
+	default:
+		writeJSON(w, http.StatusOK, viewLedger(&l))
+	}
+}
+
+// serveLedgers answers {"ledgers":[…],"total":n}. ?limit= and ?offset= page, ?application= and ?q= (a part of
+// the alias) select, ?sort= is recent, used, held, share or alias.
 func (s *Service) serveLedgers(w http.ResponseWriter, r *http.Request) {
 	limit, offset, ok := paging(w, r)
 	if !ok {
 		return
 	}
-	found, err := s.ledger.Ledgers(r.Context(), LedgerQuery{Contains: r.FormValue("q"), Limit: limit, Offset: offset})
+	order, err := ParseLedgerSort(r.FormValue("sort"))
+	if err != nil {
+		writeError(w, http.StatusBadRequest, "invalid_parameter", err.Error())
+		return
+	}
+	page, err := s.ledger.Ledgers(r.Context(), LedgerQuery{
+		Application: r.FormValue("application"), Contains: r.FormValue("q"), Sort: order, Limit: limit, Offset: offset,
+	})
 	if err != nil {
 		s.serverError(w, r, err)
 		return
 	}
-	views := make([]ledgerView, len(found))
-	for i, l := range found {
-		views[i] = viewLedger(l)
+	views := make([]ledgerView, len(page.Ledgers))
+	for i := range page.Ledgers {
+		views[i] = viewLedger(&page.Ledgers[i])
 	}
-	writeJSON(w, http.StatusOK, map[string]any{"ledgers": views})
+	writeJSON(w, http.StatusOK, map[string]any{"ledgers": views, "total": page.Total})
 }
 
 // allocationView is an allocation in /api/v1/allocations.
@@ -64,13 +117,14 @@ type allocationView struct {
 	Metadata    Metadata `json:"metadata"`
 }
 
-// serveAllocations answers {"allocations":[…]}, the newest first.
+// serveAllocations answers {"allocations":[…]}, the newest first: the most recent of all, or with ?application= and
+// ?alias= those of one ledger.
 func (s *Service) serveAllocations(w http.ResponseWriter, r *http.Request) {
 	limit, _, ok := paging(w, r)
 	if !ok {
 		return
 	}
-	found, err := s.ledger.Allocations(r.Context(), AllocationQuery{Limit: limit})
+	found, err := s.ledger.Allocations(r.Context(), AllocationQuery{Application: r.FormValue("application"), Alias: r.FormValue("alias"), Limit: limit})
 	if err != nil {
 		s.serverError(w, r, err)
 		return

@@ -11,7 +11,7 @@ import (
 func TestLedgersAPI(t *testing.T) {
 	r := start(t, service.Options{})
 	base := "http://" + r.addr + "/api/v1/"
-	if status, _, body := get(t, base+"ledgers", nil); status != 200 || strings.TrimSpace(string(body)) != `{"ledgers":[]}` {
+	if status, _, body := get(t, base+"ledgers", nil); status != 200 || strings.TrimSpace(string(body)) != `{"ledgers":[],"total":0}` {
 		t.Fatalf("no ledgers: %d %s", status, body)
 	}
 	ws := r.dial(t, "uf_dev_key")

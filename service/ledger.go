@@ -3,6 +3,7 @@ package service
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"time"
 )
@@ -44,10 +45,15 @@ type Ledger interface {
 	// Sweep expires the held allocations whose time is over and returns how many they were. Ledgers
 	// also do so by themselves, before each batch of operations and about once a second.
 	Sweep(ctx context.Context) (int, error)
-	// Ledgers returns ledgers, the most recently used first.
-	Ledgers(ctx context.Context, q LedgerQuery) ([]LedgerState, error)
+	// Ledgers returns those ledgers that q selects.
+	Ledgers(ctx context.Context, q LedgerQuery) (LedgerPage, error)
+	// Find returns one ledger; false where there is none of that name.
+	Find(ctx context.Context, application, alias string) (LedgerState, bool, error)
 	// Allocations returns the most recently reserved allocations, the newest first.
 	Allocations(ctx context.Context, q AllocationQuery) ([]Allocation, error)
+	// Usage calls yield with what was settled per ledger and hour or day, in the order of time. It stops with the
+	// first error that yield returns.
+	Usage(ctx context.Context, q UsageQuery, yield func(Usage) error) error
 	// Counters returns what has happened since the ledger was opened.
 	Counters() Counters
 	// Close carries out what is queued and frees the store. It is idempotent.
@@ -61,12 +67,19 @@ type Backuper interface {
 	Backup(ctx context.Context, w io.Writer) error
 }
 
-// A Limit is what a policy allows per window.
+// A Limit is what a policy allows per window. Of one ledger there is at most one per window.
 type Limit struct {
 	Amount Micros
 	Window Window
+	// Burst, where it is not 0, is the size of a token bucket beside the window: no more than that is taken at
+	// once, and Amount per Window comes back. What is held does not come back before it is settled.
+	Burst Micros
 	// Policy names the policy that the limit comes from.
 	Policy string
+	// Ledger is the alias of the ledger that the limit is of, which others may share; empty means the operation's own.
+	Ledger string
+	// Soft limits are counted and deny nothing.
+	Soft bool
 }
 
 // A Reservation asks to hold Amount on the ledger (Application, Alias).
@@ -76,8 +89,8 @@ type Reservation struct {
 	// ID is the allocation's id; it must not be empty and is unique within Application.
 	ID     string
 	Amount Micros
-	// Limit is nil where the alias is metered without a limit.
-	Limit    *Limit
+	// Limits are what must let Amount pass, all of them. The ledgers that they name hold and count what Alias does.
+	Limits   []Limit
 	Metadata Metadata
 }
 
@@ -87,8 +100,8 @@ type Settlement struct {
 	Alias       string
 	ID          string
 	Amount      Micros
-	// Limit is the limit of Alias, for an allocation that was never reserved.
-	Limit    *Limit
+	// Limits are those of Alias, for an allocation that was never reserved.
+	Limits   []Limit
 	Metadata Metadata
 }
 
@@ -107,7 +120,8 @@ type Decision struct {
 	Allowed bool
 	// Repeated means that ID was known: this is the first answer again.
 	Repeated bool
-	// Limited says whether the fields below mean anything.
+	// Limited says whether the fields below mean anything. Of several limits they describe the one of which the
+	// least is left, and in a denial the one that will be the last to let the amount pass.
 	Limited bool
 	Limit   Micros
 	// Remaining is what was left after this reservation, never below 0.
@@ -175,17 +189,73 @@ type Receipt struct {
 	Repeated bool
 }
 
-// LedgerQuery selects ledgers. The zero value selects the first DefaultQueryLimit.
+// LedgerQuery selects ledgers. The zero value selects the first DefaultQueryLimit of the most recently used.
 type LedgerQuery struct {
+	// Application keeps only the ledgers of one application.
+	Application string
 	// Contains keeps only aliases that contain it.
 	Contains string
+	Sort     LedgerSort
 	// Offset skips that many, Limit bounds the answer (at most MaxQueryLimit).
 	Offset, Limit int
 }
 
-// AllocationQuery selects allocations.
+// LedgerSort is an order of ledgers; what is equal in it is in the order of use.
+type LedgerSort string
+
+// The orders of ledgers: the most recently used first, the largest first, or by name.
+const (
+	SortRecent LedgerSort = ""
+	SortUsed   LedgerSort = "used"
+	SortHeld   LedgerSort = "held"
+	SortShare  LedgerSort = "share" // of its limit that is taken
+	SortAlias  LedgerSort = "alias"
+)
+
+// ParseLedgerSort reads an order's name; the empty name and recent are SortRecent.
+func ParseLedgerSort(name string) (LedgerSort, error) {
+	switch order := LedgerSort(name); order {
+	case "recent":
+		return SortRecent, nil
+	case SortRecent, SortUsed, SortHeld, SortShare, SortAlias:
+		return order, nil
+	}
+	return SortRecent, fmt.Errorf("sort %q is not one of recent, used, held, share, alias", name)
+}
+
+// LedgerPage is an answer to a LedgerQuery.
+type LedgerPage struct {
+	Ledgers []LedgerState
+	// Total is how many there are without Offset and Limit.
+	Total int
+}
+
+// AllocationQuery selects allocations: all, or those of one ledger.
 type AllocationQuery struct {
-	Limit int
+	Application, Alias string
+	Limit              int
+}
+
+// UsageQuery selects usage by the time at which it was settled.
+type UsageQuery struct {
+	// From is the beginning, taken down to a full hour or day, and To the end, taken up to one.
+	From, To time.Time
+	// Bucket is WindowHour or WindowDay, in UTC.
+	Bucket Window
+	// Application and Alias select; empty means all.
+	Application, Alias string
+}
+
+// Usage is what was settled on one ledger in one hour or day.
+type Usage struct {
+	At          time.Time
+	Application string
+	Alias       string
+	// Amount is what was charged, Requests how many settlements did so.
+	Amount   Micros
+	Requests uint64
+	// Voided and Expired count the allocations that ended so; Flagged those of Requests that were late or unreserved.
+	Voided, Expired, Flagged uint64
 }
 
 // The bounds of one query's answer.
@@ -202,20 +272,53 @@ func QueryLimit(n int) int {
 	return min(n, MaxQueryLimit)
 }
 
-// LedgerState is one ledger in its current window.
+// LedgerState is one ledger as it stands.
 type LedgerState struct {
 	Application string
 	Alias       string
-	Used        Micros
-	Held        Micros
-	// Limited says whether Limit, Policy and ResetAt mean anything. Without a limit Used runs for ever.
-	Limited bool
-	Limit   Micros
-	Policy  string
-	Window  Window
-	ResetAt time.Time
+	// Used and Held are those of the limit of which most is taken, and so are the fields from Limit to ResetAt.
+	// Without a limit Used is Total, and Held is all that is held.
+	Used, Held Micros
+	Limited    bool
+	Limit      Micros
+	Policy     string
+	Window     Window
+	ResetAt    time.Time
+	// Limits are all limits of the ledger.
+	Limits []LimitState
+	// Total is what has been charged since the ledger exists.
+	Total Micros
 	// LastUsed is when the ledger last changed.
 	LastUsed time.Time
+}
+
+// Share is the part of the limit that is taken, 0 where there is none.
+func (l *LedgerState) Share() float64 {
+	if !l.Limited {
+		return 0
+	}
+	return share(l.Used.Add(l.Held), l.Limit)
+}
+
+// LimitState is one limit of a ledger in its current window.
+type LimitState struct {
+	Policy string
+	Window Window
+	// Burst says that this is the token bucket beside the window: Amount is its size.
+	Burst, Soft        bool
+	Amount, Used, Held Micros
+	// ResetAt is when the window ends, or when the bucket will have drained.
+	ResetAt time.Time
+}
+
+// Share is the part of the limit that is taken.
+func (l *LimitState) Share() float64 { return share(l.Used.Add(l.Held), l.Amount) }
+
+func share(taken, limit Micros) float64 {
+	if limit <= 0 {
+		return 1
+	}
+	return float64(taken) / float64(limit)
 }
 
 // Allocation is one allocation as it stands.

@@ -19,13 +19,13 @@ const jobMethod = "JOB"
 // method alone, that before neither. Of equally specific ones the strictest applies: the lowest rate,
 // then the shorter window, then the name. The order of the list changes nothing.
 type limitIndex struct {
-	limits map[Endpoint]*Limit
+	limits map[Endpoint][]Limit
 	// headNamed has the urls ("*" for all) for which a policy names HEAD, limited or not.
 	headNamed map[string]bool
 }
 
 func newLimitIndex(policies []Policy) limitIndex {
-	index := limitIndex{limits: map[Endpoint]*Limit{}, headNamed: map[string]bool{}}
+	index := limitIndex{limits: map[Endpoint][]Limit{}, headNamed: map[string]bool{}}
 	sorted := slices.Clone(policies)
 	slices.SortStableFunc(sorted, func(a, b Policy) int {
 		return cmp.Or(cmp.Compare(a.rate(), b.rate()), cmp.Compare(a.Window, b.Window), cmp.Compare(a.Limit, b.Limit), cmp.Compare(a.Name, b.Name))
@@ -39,7 +39,7 @@ func newLimitIndex(policies []Policy) limitIndex {
 			index.headNamed[key.URL] = true
 		}
 		if p.HasRateLimit && index.limits[key] == nil {
-			index.limits[key] = &Limit{Amount: p.Limit, Window: p.Window, Policy: p.Name}
+			index.limits[key] = []Limit{{Amount: p.Limit, Window: p.Window, Policy: p.Name}}
 		}
 	}
 	return index
@@ -51,8 +51,8 @@ func (p *Policy) rate() float64 {
 	return p.Limit.Units() / max(seconds, 1)
 }
 
-// find returns the limit of the ledger of that name, or nil where it is metered without one.
-func (x *limitIndex) find(ledger string) *Limit {
+// find returns the limits of the ledger of that name, none where it is metered without one.
+func (x *limitIndex) find(ledger string) []Limit {
 	method, rest, _ := strings.Cut(ledger, " ")
 	url, _, _ := strings.Cut(rest, " ")
 	if method == http.MethodHead && !x.headNamed[url] && !x.headNamed["*"] {

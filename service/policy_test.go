@@ -49,9 +49,9 @@ func TestLimitOfAlias(t *testing.T) {
 			"GET /elsewhere somebody":   "gets",
 			"DELETE /users/:id someone": "all",
 		} {
-			limit := index.find(alias)
-			if limit == nil || limit.Policy != want {
-				t.Errorf("find(%q) = %+v, want %q", alias, limit, want)
+			limits := index.find(alias)
+			if len(limits) != 1 || limits[0].Policy != want {
+				t.Errorf("find(%q) = %+v, want %q", alias, limits, want)
 			}
 		}
 	}

@@ -73,6 +73,17 @@ func Run(t *testing.T, open Open) {
 		"random operations match a model":   testModel,
 		"changed limit takes effect":        testChangedLimit,
 		"settlement before its reservation": testSettleBeforeReserve,
+		"several limits":                    testSeveralLimits,
+		"a limit comes back":                testLimitComesBack,
+		"burst":                             testBurst,
+		"burst beside a window":             testBurstBeside,
+		"shared ledger":                     testSharedLedger,
+		"soft limit":                        testSoftLimit,
+		"concurrent in a shared ledger":     testSharedConcurrent,
+		"clock was ahead":                   testClockWasAhead,
+		"usage":                             testUsage,
+		"queries of ledgers":                testLedgerQueries,
+		"allocations of a ledger":           testAllocationsOfLedger,
 	} {
 		t.Run(name, func(t *testing.T) {
 			clock := NewClock()
@@ -100,31 +111,31 @@ const (
 	unit  = service.Micros(1e6)
 )
 
-func perMinute(n service.Micros) *service.Limit {
-	return &service.Limit{Amount: n * unit, Window: service.WindowMinute, Policy: "reports"}
+func perMinute(n service.Micros) []service.Limit {
+	return []service.Limit{{Amount: n * unit, Window: service.WindowMinute, Policy: "reports"}}
 }
 
-func (f *fixture) reserve(id string, amount service.Micros, limit *service.Limit) service.Decision {
+func (f *fixture) reserve(id string, amount service.Micros, limits []service.Limit) service.Decision {
 	f.Helper()
-	d, err := service.Reserve(f.Context(), f.ledger, service.Reservation{Application: app, Alias: alias, ID: id, Amount: amount * unit, Limit: limit})
+	d, err := service.Reserve(f.Context(), f.ledger, service.Reservation{Application: app, Alias: alias, ID: id, Amount: amount * unit, Limits: limits})
 	if err != nil {
 		f.Fatalf("Reserve(%s, %d): %v", id, amount, err)
 	}
 	return d
 }
 
-func (f *fixture) mustAllow(id string, amount service.Micros, limit *service.Limit) service.Decision {
+func (f *fixture) mustAllow(id string, amount service.Micros, limits []service.Limit) service.Decision {
 	f.Helper()
-	d := f.reserve(id, amount, limit)
+	d := f.reserve(id, amount, limits)
 	if !d.Allowed {
 		f.Fatalf("Reserve(%s, %d) = %+v, want it allowed", id, amount, d)
 	}
 	return d
 }
 
-func (f *fixture) mustDeny(id string, amount service.Micros, limit *service.Limit) service.Decision {
+func (f *fixture) mustDeny(id string, amount service.Micros, limits []service.Limit) service.Decision {
 	f.Helper()
-	d := f.reserve(id, amount, limit)
+	d := f.reserve(id, amount, limits)
 	if d.Allowed {
 		f.Fatalf("Reserve(%s, %d) = %+v, want it denied", id, amount, d)
 	}
@@ -160,17 +171,11 @@ func (f *fixture) wantCounts(used, held service.Micros) {
 
 func (f *fixture) state(app, alias string) service.LedgerState {
 	f.Helper()
-	ledgers, err := f.ledger.Ledgers(f.Context(), service.LedgerQuery{Limit: service.MaxQueryLimit})
-	if err != nil {
-		f.Fatalf("Ledgers: %v", err)
+	l, ok, err := f.ledger.Find(f.Context(), app, alias)
+	if err != nil || !ok {
+		f.Fatalf("Find(%s, %q) = %+v, %v, %v", app, alias, l, ok, err)
 	}
-	for _, l := range ledgers {
-		if l.Application == app && l.Alias == alias {
-			return l
-		}
-	}
-	f.Fatalf("no ledger %s %q among %d", app, alias, len(ledgers))
-	return service.LedgerState{}
+	return l
 }
 
 func (f *fixture) allocation(id string) service.Allocation {

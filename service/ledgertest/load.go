@@ -17,7 +17,7 @@ func testConcurrent(t *testing.T, f *fixture) {
 	for i := range 100 {
 		callers.Go(func() {
 			d, err := service.Reserve(t.Context(), f.ledger, service.Reservation{
-				Application: app, Alias: alias, ID: strconv.Itoa(i), Amount: unit, Limit: perMinute(5),
+				Application: app, Alias: alias, ID: strconv.Itoa(i), Amount: unit, Limits: perMinute(5),
 			})
 			if err != nil {
 				t.Error(err)
@@ -85,8 +85,8 @@ func testQueries(t *testing.T, f *fixture) {
 			t.Fatal(err)
 		}
 		for i, alias := range want {
-			if i >= len(found) || found[i].Alias != alias {
-				t.Fatalf("Ledgers(%+v) = %d ledgers, want %q at %d", q, len(found), alias, i)
+			if i >= len(found.Ledgers) || found.Ledgers[i].Alias != alias {
+				t.Fatalf("Ledgers(%+v) = %d ledgers, want %q at %d", q, len(found.Ledgers), alias, i)
 			}
 		}
 	}
@@ -96,8 +96,8 @@ func testQueries(t *testing.T, f *fixture) {
 	for q, want := range map[service.LedgerQuery]int{
 		{}: service.DefaultQueryLimit, {Limit: 2}: 2, {Limit: 1e6}: 300, {Offset: 299}: 1, {Offset: 300}: 0, {Contains: "/29"}: 10, {Contains: "nothing"}: 0,
 	} {
-		if found, err := f.ledger.Ledgers(t.Context(), q); err != nil || len(found) != want {
-			t.Errorf("Ledgers(%+v) = %d ledgers, %v, want %d", q, len(found), err, want)
+		if found, err := f.ledger.Ledgers(t.Context(), q); err != nil || len(found.Ledgers) != want {
+			t.Errorf("Ledgers(%+v) = %d ledgers, %v, want %d", q, len(found.Ledgers), err, want)
 		}
 	}
 	found, err := f.ledger.Allocations(t.Context(), service.AllocationQuery{Limit: 2})

@@ -16,14 +16,18 @@ type Model struct {
 	Used, Held service.Micros // in the current window
 	Total      service.Micros
 
-	window time.Time
-	latest time.Time
-	allocs map[string]*modelAllocation
+	window    time.Time
+	windowAge time.Duration
+	latest    time.Time
+	epoch     int           // of the window
+	age       time.Duration // how much time has passed, whatever the clock says
+	allocs    map[string]*modelAllocation
 }
 
 type modelAllocation struct {
 	reserved, charged service.Micros
-	window, at        time.Time
+	age               time.Duration
+	epoch             int
 	state             service.State
 	flags             service.Flag
 }
@@ -36,23 +40,39 @@ func NewModel(limit service.Micros) *Model {
 // Advance ends holds; time that goes back does nothing.
 func (m *Model) Advance(now time.Time) {
 	if now.After(m.latest) {
+		if !m.latest.IsZero() {
+			m.age += now.Sub(m.latest)
+		}
 		m.latest = now
 	}
 	for _, a := range m.allocs {
-		if a.state == service.StateHeld && m.latest.Sub(a.at) >= HoldTime {
+		if a.state == service.StateHeld && m.age-a.age >= HoldTime {
 			a.state = service.StateExpired
-			if a.window.Equal(m.window) {
+			if a.epoch == m.epoch {
 				m.Held -= a.reserved
 			}
 		}
 	}
 }
 
-// Roll begins the window that contains now, unless it is an earlier one.
-func (m *Model) Roll(now time.Time) {
-	if start := now.Truncate(time.Minute); start.After(m.window) {
-		m.window, m.Used, m.Held = start, 0, 0
+// Restart is a new process, which has no idea how long ago it was that the clock said later than now.
+func (m *Model) Restart(now time.Time) {
+	if now.Before(m.latest) {
+		m.latest = now
 	}
+}
+
+// Roll begins the window that contains now. An earlier one than the last begins when that has lasted long enough.
+func (m *Model) Roll(now time.Time) {
+	if m.over(now) {
+		m.window, m.windowAge, m.Used, m.Held = now.Truncate(time.Minute), m.age, 0, 0
+		m.epoch++
+	}
+}
+
+func (m *Model) over(now time.Time) bool {
+	start := now.Truncate(time.Minute)
+	return start.After(m.window) || start.Before(m.window) && m.age-m.windowAge >= time.Minute
 }
 
 // Reserve returns whether the reservation is admitted.
@@ -65,7 +85,7 @@ func (m *Model) Reserve(now time.Time, id string, amount service.Micros) bool {
 		return false
 	}
 	m.Held += amount
-	m.allocs[id] = &modelAllocation{reserved: amount, window: m.window, at: m.latest}
+	m.allocs[id] = &modelAllocation{reserved: amount, epoch: m.epoch, age: m.age}
 	return true
 }
 
@@ -85,7 +105,7 @@ func (m *Model) Settle(now time.Time, id string, amount service.Micros) (service
 	case a.state == service.StateExpired:
 		a.flags = service.FlagLate
 		m.Used += amount
-	case a.window.Equal(m.window):
+	case a.epoch == m.epoch:
 		m.Held -= a.reserved
 		m.Used += amount
 	case amount > a.reserved:
@@ -104,19 +124,19 @@ func Step(t testing.TB, rng *rand.Rand, clock *Clock, ledger service.Ledger, m *
 	t.Helper()
 	id := strconv.Itoa(rng.IntN(len(m.allocs) + 10))
 	amount := service.Micros(rng.IntN(4)) * unit
-	limit := &service.Limit{Amount: m.Limit, Window: service.WindowMinute}
+	limits := []service.Limit{{Amount: m.Limit, Window: service.WindowMinute}}
 	switch choice := rng.IntN(100); {
 	case choice < 45:
 		m.Advance(clock.Now())
 		want := m.Reserve(clock.Now(), id, amount)
-		d, err := service.Reserve(t.Context(), ledger, service.Reservation{Application: app, Alias: alias, ID: id, Amount: amount, Limit: limit})
+		d, err := service.Reserve(t.Context(), ledger, service.Reservation{Application: app, Alias: alias, ID: id, Amount: amount, Limits: limits})
 		if err != nil || d.Allowed != want {
 			t.Fatalf("Reserve(%s, %v) = %+v, %v; the model says %v", id, amount.Units(), d, err, want)
 		}
 	case choice < 85:
 		m.Advance(clock.Now())
 		want, flags := m.Settle(clock.Now(), id, amount)
-		r, err := service.Settle(t.Context(), ledger, service.Settlement{Application: app, Alias: alias, ID: id, Amount: amount, Limit: limit})
+		r, err := service.Settle(t.Context(), ledger, service.Settlement{Application: app, Alias: alias, ID: id, Amount: amount, Limits: limits})
 		if err != nil || r.Amount != want || r.Flags != flags {
 			t.Fatalf("Settle(%s, %v) = %+v, %v; the model says %v %v", id, amount.Units(), r, err, want.Units(), flags.Names())
 		}
@@ -135,7 +155,7 @@ func Compare(t testing.TB, clock *Clock, ledger service.Ledger, m *Model) {
 	}
 	m.Advance(clock.Now())
 	used, held := m.Used, m.Held
-	if clock.Now().Truncate(time.Minute).After(m.window) {
+	if m.over(clock.Now()) {
 		used, held = 0, 0 // the next operation begins a window
 	}
 	f := &fixture{TB: t, clock: clock, ledger: ledger}

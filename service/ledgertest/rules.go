@@ -41,9 +41,9 @@ func testLimit(t *testing.T, f *fixture) {
 
 func testDenialNotRecorded(t *testing.T, f *fixture) {
 	f.mustDeny("a", 6, perMinute(5))
-	ledgers, err := f.ledger.Ledgers(t.Context(), service.LedgerQuery{})
-	if err != nil || len(ledgers) != 0 {
-		t.Fatalf("a denial left %v, %v", ledgers, err)
+	page, err := f.ledger.Ledgers(t.Context(), service.LedgerQuery{})
+	if err != nil || len(page.Ledgers) != 0 || page.Total != 0 {
+		t.Fatalf("a denial left %v, %v", page, err)
 	}
 	f.mustAllow("b", 5, perMinute(5))
 	f.mustDeny("a", 5, perMinute(5))
@@ -128,7 +128,7 @@ func testSettleMore(t *testing.T, f *fixture) {
 }
 
 func testSettleUnreserved(t *testing.T, f *fixture) {
-	s := service.Settlement{Application: app, Alias: alias, ID: "a", Amount: 4 * unit, Limit: perMinute(5)}
+	s := service.Settlement{Application: app, Alias: alias, ID: "a", Amount: 4 * unit, Limits: perMinute(5)}
 	r, err := service.Settle(t.Context(), f.ledger, s)
 	if err != nil || r.Amount != 4*unit || r.State != service.StateSettled || r.Flags&service.FlagUnreserved == 0 {
 		t.Fatalf("Settle = %+v, %v", r, err)
@@ -153,7 +153,7 @@ func testSettleBeforeReserve(t *testing.T, f *fixture) {
 }
 
 func testExpiry(t *testing.T, f *fixture) {
-	day := &service.Limit{Amount: 5 * unit, Window: service.WindowDay}
+	day := []service.Limit{{Amount: 5 * unit, Window: service.WindowDay}}
 	f.mustAllow("a", 3, day)
 	f.clock.Move(time.Minute)
 	f.mustAllow("b", 2, day)
@@ -176,7 +176,7 @@ func testExpiry(t *testing.T, f *fixture) {
 }
 
 func testSettleAfterExpiry(t *testing.T, f *fixture) {
-	day := &service.Limit{Amount: 5 * unit, Window: service.WindowDay}
+	day := []service.Limit{{Amount: 5 * unit, Window: service.WindowDay}}
 	f.mustAllow("a", 5, day)
 	f.clock.Move(HoldTime)
 	f.mustAllow("b", 5, day)
@@ -205,7 +205,7 @@ func testNoLimit(t *testing.T, f *fixture) {
 
 func testApplications(t *testing.T, f *fixture) {
 	f.mustAllow("a", 5, perMinute(5))
-	d, err := service.Reserve(t.Context(), f.ledger, service.Reservation{Application: "other", Alias: alias, ID: "a", Amount: 5 * unit, Limit: perMinute(5)})
+	d, err := service.Reserve(t.Context(), f.ledger, service.Reservation{Application: "other", Alias: alias, ID: "a", Amount: 5 * unit, Limits: perMinute(5)})
 	if err != nil || !d.Allowed || d.Repeated {
 		t.Fatalf("another application: %+v, %v", d, err)
 	}

@@ -25,7 +25,7 @@ func testWindows(t *testing.T, f *fixture) {
 			t.Helper()
 			d, err := service.Reserve(t.Context(), f.ledger, service.Reservation{
 				Application: app, Alias: name, ID: name + id, Amount: unit,
-				Limit: &service.Limit{Amount: unit, Window: test.window},
+				Limits: []service.Limit{{Amount: unit, Window: test.window}},
 			})
 			if err != nil {
 				t.Fatal(err)
@@ -41,7 +41,7 @@ func testWindows(t *testing.T, f *fixture) {
 		}
 		f.clock.Move(test.last)
 		if d, err := service.Reserve(t.Context(), f.ledger, service.Reservation{
-			Application: app, Alias: name, ID: name + "b", Amount: unit, Limit: &service.Limit{Amount: unit, Window: test.window},
+			Application: app, Alias: name, ID: name + "b", Amount: unit, Limits: []service.Limit{{Amount: unit, Window: test.window}},
 		}); err != nil || d.Allowed {
 			t.Errorf("%v: at the window's end %+v, %v", test.window, d, err)
 		}
@@ -84,10 +84,10 @@ func testClockStepsBack(t *testing.T, f *fixture) {
 	f.clock.Move(time.Minute)
 	f.mustDeny("b", 1, perMinute(5))
 
-	day := &service.Limit{Amount: 5 * unit, Window: service.WindowDay}
+	day := []service.Limit{{Amount: 5 * unit, Window: service.WindowDay}}
 	hold := func(id string) bool {
 		t.Helper()
-		d, err := service.Reserve(t.Context(), f.ledger, service.Reservation{Application: app, Alias: "GET /day", ID: id, Amount: 5 * unit, Limit: day})
+		d, err := service.Reserve(t.Context(), f.ledger, service.Reservation{Application: app, Alias: "GET /day", ID: id, Amount: 5 * unit, Limits: day})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -43,24 +43,6 @@ func (s *Store) Backup(ctx context.Context, w io.Writer) error {
 	return errors.Join(err, f.Close())
 }
 
-// foldNow brings the tables to where the journal is.
-func (s *Store) foldNow(ctx context.Context) error {
-	answer := make(chan error, 1)
-	select {
-	case s.barriers <- answer:
-	case <-s.ended:
-		return service.ErrLedgerClosed
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	select {
-	case err := <-answer:
-		return err
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
 // removeBackups removes what backups have left that were cut short.
 func removeBackups(dir string) error {
 	left, err := filepath.Glob(filepath.Join(dir, backupPattern))

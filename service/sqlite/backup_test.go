@@ -36,10 +36,10 @@ func restored(t *testing.T, from *sqlite.Store) *sqlite.Store {
 func TestBackup(t *testing.T) {
 	dir := t.TempDir()
 	store := open(t, sqlite.Options{Dir: dir})
-	limit := &service.Limit{Amount: 10e6, Window: service.WindowMonth, Policy: "p"}
-	reserve := func(s *sqlite.Store, alias, id string, limit *service.Limit) service.Decision {
+	limit := []service.Limit{{Amount: 10e6, Window: service.WindowMonth, Policy: "p"}}
+	reserve := func(s *sqlite.Store, alias, id string, limit []service.Limit) service.Decision {
 		t.Helper()
-		d, err := service.Reserve(t.Context(), s, service.Reservation{Application: "a", Alias: alias, ID: id, Amount: 1e6, Limit: limit})
+		d, err := service.Reserve(t.Context(), s, service.Reservation{Application: "a", Alias: alias, ID: id, Amount: 1e6, Limits: limit})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -35,14 +35,14 @@ func benchmarkReserve(b *testing.B, aliases, inFlight int) {
 	for i := range names {
 		names[i] = "GET /api/users/:id customer-" + strconv.Itoa(i)
 	}
-	limit := &service.Limit{Amount: service.MaxAmount, Window: service.WindowDay, Policy: "GET /api/users/:id"}
+	limit := []service.Limit{{Amount: service.MaxAmount, Window: service.WindowDay, Policy: "GET /api/users/:id"}}
 	work := make(chan int, inFlight)
 	var callers sync.WaitGroup
 	for range inFlight {
 		callers.Go(func() {
 			for i := range work {
 				_, err := service.Reserve(context.Background(), ledger, service.Reservation{
-					Application: "bench", Alias: names[i%aliases], ID: uuid.NewString(), Amount: 1e6, Limit: limit,
+					Application: "bench", Alias: names[i%aliases], ID: uuid.NewString(), Amount: 1e6, Limits: limit,
 				})
 				if err != nil {
 					b.Error(err)

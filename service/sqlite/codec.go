@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/usageflow/usageflow-go-middleware/service"
+	"github.com/usageflow/usageflow-go-middleware/service/internal/book"
 )
 
 // A journal row holds the records that one transaction left behind, whole: replaying rows in order
@@ -17,7 +18,7 @@ import (
 //	numbers = varints (encoding/binary); bytes = length, then the bytes
 //
 // codec_test.go holds golden bytes.
-const rowVersion = 1
+const rowVersion = 2
 
 const rowHeader = 5
 
@@ -27,66 +28,123 @@ var errBadRow = errors.New("the journal row is damaged")
 type row struct {
 	age      time.Duration
 	wall     int64 // the latest wall time that age has counted, Unix ms
-	accounts []*account
-	allocs   []*allocation
-	nums     []uint32 // of allocs[i]'s account
+	accounts []*book.Account
+	allocs   []*codedAllocation
 }
 
+// codedAllocation is an allocation whose accounts are known by their numbers only.
+type codedAllocation struct {
+	book.Allocation
+	num   uint32
+	holds []codedHold
+}
+
+type codedHold struct{ num, epoch uint32 }
+
 // appendRow encodes what b changed at c.
-func appendRow(buf []byte, b *batch, c *clock) []byte {
+func appendRow(buf []byte, b *book.Batch, c *book.Clock) []byte {
 	buf = append(buf, rowVersion, 0, 0, 0, 0)
-	buf = binary.AppendVarint(buf, int64(c.age))
-	buf = binary.AppendVarint(buf, c.last.UnixMilli())
-	buf = binary.AppendUvarint(buf, uint64(len(b.accounts)))
-	for _, saved := range b.accounts {
-		buf = appendAccount(buf, saved.account)
+	buf = binary.AppendVarint(buf, int64(c.Age))
+	buf = binary.AppendVarint(buf, c.Last.UnixMilli())
+	buf = binary.AppendUvarint(buf, uint64(len(b.Accounts)))
+	for i := range b.Accounts {
+		buf = appendAccount(buf, b.Accounts[i].Account)
 	}
-	buf = binary.AppendUvarint(buf, uint64(len(b.allocs)))
-	for _, saved := range b.allocs {
-		buf = appendAllocation(buf, saved.allocation)
+	buf = binary.AppendUvarint(buf, uint64(len(b.Allocations)))
+	for i := range b.Allocations {
+		buf = appendAllocation(buf, b.Allocations[i].Allocation)
 	}
 	binary.LittleEndian.PutUint32(buf[1:], crc32.ChecksumIEEE(buf[rowHeader:]))
 	return buf
 }
 
 // appendAccount leaves out the name where it has been written before.
-func appendAccount(buf []byte, a *account) []byte {
-	buf = binary.AppendUvarint(buf, uint64(a.num))
-	buf = appendBool(buf, !a.named)
-	if !a.named {
-		buf = appendString(buf, a.name.app)
-		buf = appendString(buf, a.name.alias)
+func appendAccount(buf []byte, a *book.Account) []byte {
+	buf = binary.AppendUvarint(buf, uint64(a.Num))
+	buf = appendBool(buf, !a.Named)
+	if !a.Named {
+		buf = appendString(buf, a.Name.App)
+		buf = appendString(buf, a.Name.Alias)
 	}
-	buf = appendBool(buf, a.limited)
-	buf = binary.AppendVarint(buf, int64(a.limit))
-	buf = appendString(buf, a.policy)
-	buf = append(buf, byte(a.window))
-	buf = binary.AppendVarint(buf, a.start)
-	buf = binary.AppendUvarint(buf, uint64(a.epoch))
-	buf = binary.AppendVarint(buf, int64(a.used))
-	buf = binary.AppendVarint(buf, int64(a.held))
-	buf = binary.AppendVarint(buf, int64(a.total))
-	return binary.AppendVarint(buf, a.touched)
+	buf = appendSums(buf, &a.Sums)
+	return appendCounters(buf, a.Counters)
 }
 
-func appendAllocation(buf []byte, al *allocation) []byte {
-	buf = binary.AppendUvarint(buf, al.seq)
-	buf = append(buf, al.key[:]...)
-	buf = binary.AppendUvarint(buf, uint64(al.account.num))
-	buf = appendString(buf, al.id)
-	buf = binary.AppendVarint(buf, int64(al.reserved))
-	buf = appendBool(buf, al.limited)
-	buf = binary.AppendVarint(buf, int64(al.limit))
-	buf = binary.AppendVarint(buf, int64(al.remaining))
-	buf = append(buf, byte(al.window))
-	buf = binary.AppendVarint(buf, al.start)
-	buf = binary.AppendUvarint(buf, uint64(al.epoch))
-	buf = binary.AppendVarint(buf, al.reservedAt)
-	buf = binary.AppendVarint(buf, int64(al.age))
-	buf = append(buf, byte(al.state), byte(al.flags))
-	buf = binary.AppendVarint(buf, int64(al.charged))
-	buf = binary.AppendVarint(buf, al.endedAt)
-	return appendString(buf, al.meta)
+func appendSums(buf []byte, s *book.Sums) []byte {
+	buf = binary.AppendVarint(buf, int64(s.Held))
+	buf = binary.AppendVarint(buf, int64(s.Total))
+	buf = binary.AppendVarint(buf, s.Touched)
+	buf = binary.AppendUvarint(buf, uint64(s.Epochs))
+	return binary.AppendUvarint(buf, s.Last)
+}
+
+// The bits of a counter's first byte; the rest of it is the window.
+const (
+	bitBucket = 1 << (5 + iota)
+	bitLimited
+	bitSoft
+)
+
+func appendCounters(buf []byte, counters []book.Counter) []byte {
+	buf = binary.AppendUvarint(buf, uint64(len(counters)))
+	for i := range counters {
+		c := &counters[i]
+		kind := byte(c.Window)
+		if c.Bucket {
+			kind |= bitBucket
+		}
+		if c.Limited {
+			kind |= bitLimited
+		}
+		if c.Soft {
+			kind |= bitSoft
+		}
+		buf = append(buf, kind)
+		buf = binary.AppendVarint(buf, int64(c.Limit))
+		buf = binary.AppendVarint(buf, int64(c.Rate))
+		buf = appendString(buf, c.Policy)
+		buf = binary.AppendVarint(buf, c.Start)
+		buf = binary.AppendVarint(buf, int64(c.Age))
+		buf = binary.AppendVarint(buf, c.Frac)
+		buf = binary.AppendUvarint(buf, uint64(c.Epoch))
+		buf = binary.AppendVarint(buf, int64(c.Used))
+		buf = binary.AppendVarint(buf, int64(c.Held))
+	}
+	return buf
+}
+
+func appendAllocation(buf []byte, al *book.Allocation) []byte {
+	buf = binary.AppendUvarint(buf, al.Seq)
+	buf = append(buf, al.Key[:]...)
+	buf = binary.AppendUvarint(buf, uint64(al.Account.Num))
+	buf = appendString(buf, al.ID)
+	buf = binary.AppendVarint(buf, int64(al.Reserved))
+	buf = binary.AppendVarint(buf, al.ReservedAt)
+	buf = binary.AppendVarint(buf, int64(al.Age))
+	buf = binary.AppendUvarint(buf, al.Prev)
+	buf = appendDetail(buf, al)
+	buf = append(buf, byte(al.State), byte(al.Flags))
+	buf = binary.AppendVarint(buf, int64(al.Charged))
+	buf = binary.AppendVarint(buf, al.EndedAt)
+	return appendString(buf, al.Meta)
+}
+
+// appendDetail encodes the first answer and the holds.
+func appendDetail(buf []byte, al *book.Allocation) []byte {
+	buf = appendBool(buf, al.Answer.Limited)
+	if al.Answer.Limited {
+		buf = binary.AppendVarint(buf, int64(al.Answer.Limit))
+		buf = binary.AppendVarint(buf, int64(al.Answer.Remaining))
+		buf = binary.AppendVarint(buf, al.Answer.ResetAt)
+		buf = binary.AppendVarint(buf, al.Answer.WindowSeconds)
+		buf = appendString(buf, al.Answer.Policy)
+	}
+	buf = binary.AppendUvarint(buf, uint64(len(al.Holds)))
+	for _, h := range al.Holds {
+		buf = binary.AppendUvarint(buf, uint64(h.Account.Num))
+		buf = binary.AppendUvarint(buf, uint64(h.Epoch))
+	}
+	return buf
 }
 
 func appendBool(buf []byte, v bool) []byte {
@@ -115,8 +173,7 @@ func decodeRow(data []byte) (*row, error) {
 		r.accounts = append(r.accounts, d.account())
 	}
 	for n := d.uint(); n > 0 && !d.bad; n-- {
-		al, num := d.allocation()
-		r.allocs, r.nums = append(r.allocs, al), append(r.nums, num)
+		r.allocs = append(r.allocs, d.allocation())
 	}
 	if d.bad || len(d.rest) != 0 {
 		return nil, fmt.Errorf("%w: its length is wrong", errBadRow)
@@ -130,46 +187,66 @@ type decoder struct {
 	bad  bool
 }
 
-func (d *decoder) account() *account {
-	a := &account{num: uint32(d.uint())}
-	if a.named = d.byte() != 0; a.named {
-		a.name = accountName{string(d.bytes()), string(d.bytes())}
+func (d *decoder) account() *book.Account {
+	a := &book.Account{Num: uint32(d.uint())}
+	if a.Named = d.byte() != 0; a.Named {
+		a.Name = book.Name{App: string(d.bytes()), Alias: string(d.bytes())}
 	}
-	a.limited = d.byte() != 0
-	a.limit = service.Micros(d.int())
-	a.policy = string(d.bytes())
-	a.window = service.Window(d.byte())
-	a.start = d.int()
-	a.epoch = uint32(d.uint())
-	a.used = service.Micros(d.int())
-	a.held = service.Micros(d.int())
-	a.total = service.Micros(d.int())
-	a.touched = d.int()
+	a.Sums = book.Sums{
+		Held: service.Micros(d.int()), Total: service.Micros(d.int()), Touched: d.int(), Epochs: uint32(d.uint()), Last: d.uint(),
+	}
+	a.Counters = d.counters(nil)
 	return a
 }
 
-func (d *decoder) allocation() (*allocation, uint32) {
-	al := &allocation{seq: d.uint()}
-	copy(al.key[:], d.take(uint64(len(al.key))))
-	num := uint32(d.uint())
-	al.id = string(d.bytes())
-	al.reserved = service.Micros(d.int())
-	al.limited = d.byte() != 0
-	al.limit = service.Micros(d.int())
-	al.remaining = service.Micros(d.int())
-	al.window = service.Window(d.byte())
-	al.start = d.int()
-	al.epoch = uint32(d.uint())
-	al.reservedAt = d.int()
-	al.age = time.Duration(d.int())
-	al.state = service.State(d.byte())
-	al.flags = service.Flag(d.byte())
-	al.charged = service.Micros(d.int())
-	al.endedAt = d.int()
-	if meta := d.bytes(); len(meta) > 0 {
-		al.meta = append([]byte(nil), meta...)
+// counters decodes counters; texts holds one copy of those that many share, where it is not nil.
+func (d *decoder) counters(texts map[string]string) []book.Counter {
+	n := d.uint()
+	if n == 0 || d.bad || n > uint64(len(d.rest)) {
+		d.bad = d.bad || n > 0
+		return nil
 	}
-	return al, num
+	counters := make([]book.Counter, n)
+	for i := range counters {
+		c := &counters[i]
+		kind := d.byte()
+		c.Window, c.Bucket, c.Limited, c.Soft = service.Window(kind&(bitBucket-1)), kind&bitBucket != 0, kind&bitLimited != 0, kind&bitSoft != 0
+		if c.Window < service.WindowSecond || c.Window > service.WindowMonth {
+			d.bad, d.rest = true, nil
+			return nil
+		}
+		c.Limit, c.Rate = service.Micros(d.int()), service.Micros(d.int())
+		c.Policy = share(texts, string(d.bytes()))
+		c.Start, c.Age, c.Frac = d.int(), time.Duration(d.int()), d.int()
+		c.Epoch, c.Used, c.Held = uint32(d.uint()), service.Micros(d.int()), service.Micros(d.int())
+	}
+	return counters
+}
+
+func (d *decoder) allocation() *codedAllocation {
+	al := &codedAllocation{}
+	al.Seq = d.uint()
+	copy(al.Key[:], d.take(uint64(len(al.Key))))
+	al.num = uint32(d.uint())
+	al.ID = string(d.bytes())
+	al.Reserved, al.ReservedAt, al.Age, al.Prev = service.Micros(d.int()), d.int(), time.Duration(d.int()), d.uint()
+	d.detail(al)
+	al.State, al.Flags = service.State(d.byte()), service.Flag(d.byte())
+	al.Charged, al.EndedAt = service.Micros(d.int()), d.int()
+	if meta := d.bytes(); len(meta) > 0 {
+		al.Meta = append([]byte(nil), meta...)
+	}
+	return al
+}
+
+func (d *decoder) detail(al *codedAllocation) {
+	if al.Answer.Limited = d.byte() != 0; al.Answer.Limited {
+		al.Answer.Limit, al.Answer.Remaining = service.Micros(d.int()), service.Micros(d.int())
+		al.Answer.ResetAt, al.Answer.WindowSeconds, al.Answer.Policy = d.int(), d.int(), string(d.bytes())
+	}
+	for n := d.uint(); n > 0 && !d.bad; n-- {
+		al.holds = append(al.holds, codedHold{uint32(d.uint()), uint32(d.uint())})
+	}
 }
 
 func (d *decoder) int() int64 {

@@ -7,20 +7,26 @@ import (
 	"time"
 
 	"github.com/usageflow/usageflow-go-middleware/service"
+	"github.com/usageflow/usageflow-go-middleware/service/internal/book"
 )
 
-func exampleBatch() (*batch, *clock) {
-	a := &account{num: 300, name: accountName{"acme", "GET /x"}}
-	a.counters = counters{limited: true, limit: 5e6, policy: "p", window: service.WindowMinute, start: 1e12, epoch: 2, used: 1, held: 2, total: 3, touched: 4}
-	al := &allocation{
-		seq: 7, key: keyOf("acme", "id"), account: a, id: "id", reserved: 1e6, limited: true, limit: 5e6, remaining: 4e6,
-		window: service.WindowMinute, start: 1e12, epoch: 2, reservedAt: 1e12 + 1, age: time.Second,
+func exampleBatch() (*book.Batch, *book.Clock) {
+	a := &book.Account{Num: 300, Name: book.Name{App: "acme", Alias: "GET /x"}}
+	a.Sums = book.Sums{Held: 2, Total: 3, Touched: 4, Epochs: 5, Last: 6}
+	a.Counters = []book.Counter{
+		{Window: service.WindowMinute, Limited: true, Limit: 5e6, Rate: 5e6, Policy: "p", Start: 1e12, Age: time.Second, Epoch: 2, Used: 1, Held: 2},
+		{Window: service.WindowMonth, Bucket: true, Soft: true, Limit: 6e6, Rate: 7e6, Age: time.Hour, Frac: 9, Epoch: 3, Used: 4},
 	}
-	al.progress = progress{state: service.StateSettled, flags: service.FlagLate, charged: 2e6, endedAt: 1e12 + 2, meta: []byte(`{}`)}
-	return &batch{
-		accounts: []savedAccount{{account: a}},
-		allocs:   []savedAllocation{{allocation: al}},
-	}, &clock{age: time.Minute, last: time.UnixMilli(1e12)}
+	al := &book.Allocation{
+		Seq: 7, Key: book.KeyOf("acme", "id"), Account: a, ID: "id", Reserved: 1e6, ReservedAt: 1e12 + 1, Age: time.Second, Prev: 3,
+		Answer: book.Answer{Limited: true, Limit: 5e6, Remaining: 4e6, ResetAt: 1e12 + 60_000, WindowSeconds: 60, Policy: "p"},
+		Holds:  []book.Hold{{Account: a, Epoch: 2}, {Account: a, Epoch: 3}},
+	}
+	al.Progress = book.Progress{State: service.StateSettled, Flags: service.FlagLate, Charged: 2e6, EndedAt: 1e12 + 2, Meta: []byte(`{}`)}
+	return &book.Batch{
+		Accounts:    []book.SavedAccount{{Account: a}},
+		Allocations: []book.SavedAllocation{{Allocation: al}},
+	}, &book.Clock{Age: time.Minute, Last: time.UnixMilli(1e12)}
 }
 
 func TestRowBytes(t *testing.T) {
@@ -33,17 +39,17 @@ func TestRowBytes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := b.accounts[0].account
-	want.named = true // the row holds the name
+	want := b.Accounts[0].Account
+	want.Named = true // the row holds the name
 	if got := r.accounts[0]; !reflect.DeepEqual(got, want) {
 		t.Errorf("account %+v, want %+v", got, want)
 	}
-	al := b.allocs[0].allocation
-	al.account = nil
-	if got := r.allocs[0]; !reflect.DeepEqual(got, al) || r.nums[0] != 300 {
-		t.Errorf("allocation %+v of %d, want %+v", got, r.nums[0], al)
+	al := b.Allocations[0].Allocation
+	al.Account, al.Holds = nil, nil
+	if got := r.allocs[0]; !reflect.DeepEqual(&got.Allocation, al) || got.num != 300 || !reflect.DeepEqual(got.holds, []codedHold{{300, 2}, {300, 3}}) {
+		t.Errorf("allocation %+v, want %+v", got, al)
 	}
-	if r.age != c.age || r.wall != 1e12 {
+	if r.age != c.Age || r.wall != 1e12 {
 		t.Errorf("age %v wall %d", r.age, r.wall)
 	}
 }
@@ -62,5 +68,5 @@ func FuzzDecodeRow(f *testing.F) {
 	})
 }
 
-// goldenRow is exampleBatch as version 1 writes it; it never changes.
-const goldenRow = "01b783bc8280e0ba84bf0380c0a8ca9a3a01ac02010461636d6506474554202f780180ade20401700280c0a8ca9a3a020204060801074e89f570ad20646df095650bf832de97ac0202696480897a0180ade20480a4e8030280c0a8ca9a3a0282c0a8ca9a3a80a8d6b90701028092f40184c0a8ca9a3a027b7d"
+// goldenRow is exampleBatch as version 2 writes it; it never changes.
+const goldenRow = "02a00b6fae80e0ba84bf0380c0a8ca9a3a01ac02010461636d6506474554202f780406080506024280ade20480ade204017080c0a8ca9a3a80a8d6b90700020204a580b6dc0580bfd60600008080c58bc6d1011203080001074e89f570ad20646df095650bf832de97ac0202696480897a82c0a8ca9a3a80a8d6b907030180ade20480a4e803c0e9afca9a3a78017002ac0202ac020301028092f40184c0a8ca9a3a027b7d"

@@ -2,17 +2,17 @@ package sqlite
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
 	"github.com/usageflow/usageflow-go-middleware/service"
+	"github.com/usageflow/usageflow-go-middleware/service/internal/book"
 )
 
 // operation is one thing to do; exactly one of reserveDone, settleDone and sweepDone is set. The
 // committer fills in the answer and calls it.
 type operation struct {
-	key         allocKey
+	key         book.Key
 	meta        []byte
 	reservation service.Reservation
 	settlement  service.Settlement
@@ -71,13 +71,8 @@ func (s *Store) committer(ctx context.Context) {
 			s.foldIfMany()
 		case err := <-s.foldDone:
 			s.finishFold(err)
-		case answer := <-s.barriers:
-			s.foldRest()
-			if s.dirt.size() > 0 {
-				answer <- errors.New("the journal could not be folded into the tables")
-			} else {
-				answer <- nil
-			}
+		case answer := <-s.waiters:
+			s.wait(answer)
 		case <-tick.C:
 			s.commit(ctx, nil)
 			s.startFold()
@@ -95,7 +90,7 @@ func (s *Store) foldIfMany() {
 	}
 }
 
-// foldRest leaves the tables complete, for the next start or for a backup.
+// foldRest leaves the tables complete for the next start.
 func (s *Store) foldRest() {
 	if s.folding != nil {
 		s.finishFold(<-s.foldDone)
@@ -104,12 +99,14 @@ func (s *Store) foldRest() {
 	if s.folding != nil {
 		s.finishFold(<-s.foldDone)
 	}
+	s.answerWaiting(errNotFolded)
 }
 
 // commit applies ops in one transaction and answers them when it is durable.
 func (s *Store) commit(ctx context.Context, ops []*operation) {
-	s.gen++
-	b := &batch{gen: s.gen, wall: s.clock.read()}
+	s.mu.Lock()
+	b := s.state.Begin()
+	s.mu.Unlock()
 	err := s.lookup(ctx, b, ops)
 	if err == nil && s.foldFailing && s.dirt.size() >= s.opts.MaxUnfolded {
 		err = fmt.Errorf("the tables have not taken %d changes yet", s.dirt.size())
@@ -118,15 +115,15 @@ func (s *Store) commit(ctx context.Context, ops []*operation) {
 		s.mu.Lock()
 		s.apply(b, ops)
 		s.mu.Unlock()
-		if !b.empty() {
-			err = s.journal.append(ctx, b, &s.clock)
+		if !b.Empty() {
+			err = s.journal.append(ctx, b, &s.state.Clock)
 		}
 	}
 	s.mu.Lock()
 	if err != nil {
-		s.state.undo(b)
+		b.Undo()
 	} else {
-		s.state.settleLists(b)
+		s.state.keep(b)
 	}
 	s.count(b, len(ops), err)
 	s.mu.Unlock()
@@ -137,11 +134,11 @@ func (s *Store) commit(ctx context.Context, ops []*operation) {
 			op.fail(err)
 		}
 	} else {
-		for _, saved := range b.accounts {
-			s.dirt.addAccount(saved.account)
+		for i := range b.Accounts {
+			s.dirt.addAccount(b.Accounts[i].Account)
 		}
-		for _, saved := range b.allocs {
-			s.dirt.addAllocation(saved.allocation)
+		for i := range b.Allocations {
+			s.dirt.addAllocation(b.Allocations[i].Allocation)
 		}
 	}
 	for _, op := range ops {
@@ -150,14 +147,14 @@ func (s *Store) commit(ctx context.Context, ops []*operation) {
 }
 
 // apply decides ops in order, after the holds whose time is over have ended.
-func (s *Store) apply(b *batch, ops []*operation) {
-	expired := s.expire(b)
+func (s *Store) apply(b *book.Batch, ops []*operation) {
+	expired := b.Expire()
 	for _, op := range ops {
 		switch {
 		case op.reserveDone != nil:
-			s.reserve(b, op)
+			op.decision, op.err = b.Reserve(&op.reservation, op.key, op.meta)
 		case op.settleDone != nil:
-			s.settle(b, op)
+			op.receipt, op.err = b.Settle(&op.settlement, op.key, op.meta)
 		default:
 			op.swept, expired = expired, 0
 		}
@@ -165,47 +162,47 @@ func (s *Store) apply(b *batch, ops []*operation) {
 }
 
 // lookup reads those allocations that ops name and that are no longer in memory.
-func (s *Store) lookup(ctx context.Context, b *batch, ops []*operation) error {
+func (s *Store) lookup(ctx context.Context, b *book.Batch, ops []*operation) error {
 	if !s.tables.hasAllocs {
 		return nil
 	}
 	keys := s.lookupKeys[:0]
 	for _, op := range ops {
-		if op.sweepDone == nil && s.state.allocs[op.key] == nil {
+		if op.sweepDone == nil && s.state.Allocations[op.key] == nil {
 			keys = append(keys, op.key)
 		}
 	}
 	s.lookupKeys = keys
-	return s.tables.lookup(ctx, keys, func(al *allocation, num uint32) error {
-		if al.account = s.state.byNum[num]; al.account == nil {
-			return fmt.Errorf("allocation %d is of ledger %d, which does not exist", al.seq, num)
+	return s.tables.lookup(ctx, keys, func(coded *codedAllocation) error {
+		al, err := s.state.link(coded)
+		if err != nil {
+			return err
 		}
-		if b.cold == nil {
-			b.cold = map[allocKey]*allocation{}
+		if b.Cold == nil {
+			b.Cold = map[book.Key]*book.Allocation{}
 		}
-		al.inTables = true
-		b.cold[al.key] = al
+		b.Cold[al.Key] = al
 		return nil
 	})
 }
 
 // count adds what b did to the store's counters; the caller holds mu.
-func (s *Store) count(b *batch, ops int, err error) {
+func (s *Store) count(b *book.Batch, ops int, err error) {
 	c := &s.counted
 	if err != nil {
 		c.Failed += uint64(ops)
 		return
 	}
-	if !b.empty() {
+	if !b.Empty() {
 		c.Commits++
 	}
-	c.Reserved += b.counted.Reserved
-	c.Denied += b.counted.Denied
-	c.Settled += b.counted.Settled
-	c.Voided += b.counted.Voided
-	c.Expired += b.counted.Expired
-	c.Flagged += b.counted.Flagged
-	c.Repeated += b.counted.Repeated
+	c.Reserved += b.Counted.Reserved
+	c.Denied += b.Counted.Denied
+	c.Settled += b.Counted.Settled
+	c.Voided += b.Counted.Voided
+	c.Expired += b.Counted.Expired
+	c.Flagged += b.Counted.Flagged
+	c.Repeated += b.Counted.Repeated
 }
 
 // report logs when something begins to fail and when it works again.

@@ -119,12 +119,12 @@ func TestKill(t *testing.T) {
 			t.Fatalf("%s was acknowledged; after the crash Settle = %+v, %v", id, r, err)
 		}
 	}
-	ledgers, err := store.Ledgers(t.Context(), service.LedgerQuery{})
+	page, err := store.Ledgers(t.Context(), service.LedgerQuery{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	var used service.Micros
-	for _, l := range ledgers {
+	for _, l := range page.Ledgers {
 		used += l.Used
 	}
 	// Up to 32 a run were written without having been printed, and what the pipe still held.
@@ -160,12 +160,14 @@ func TestRandomCrashes(t *testing.T) {
 			}
 			dir = copied
 			store = open(t, options())
+			model.Restart(clock.Now())
 			ledgertest.Compare(t, clock, store, model)
 		case 1:
 			if err := store.Close(); err != nil {
 				t.Fatal(err)
 			}
 			store = open(t, options())
+			model.Restart(clock.Now())
 			ledgertest.Compare(t, clock, store, model)
 		}
 	}

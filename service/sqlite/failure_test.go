@@ -23,9 +23,9 @@ func TestFullDisk(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	limit := &service.Limit{Amount: 5e6, Window: service.WindowMonth}
+	limit := []service.Limit{{Amount: 5e6, Window: service.WindowMonth}}
 	reserve := func(id string) (service.Decision, error) {
-		return service.Reserve(t.Context(), s, service.Reservation{Application: "a", Alias: "GET /x", ID: id, Amount: 1e6, Limit: limit})
+		return service.Reserve(t.Context(), s, service.Reservation{Application: "a", Alias: "GET /x", ID: id, Amount: 1e6, Limits: limit})
 	}
 	if d, err := reserve("first"); err != nil || !d.Allowed {
 		t.Fatalf("first: %+v, %v", d, err)

@@ -2,11 +2,14 @@ package sqlite
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	"errors"
 	"slices"
 	"time"
 
 	"github.com/usageflow/usageflow-go-middleware/service"
+	"github.com/usageflow/usageflow-go-middleware/service/internal/book"
 )
 
 // foldJob is what the folder writes into the tables: copies, because the committer goes on meanwhile.
@@ -14,54 +17,56 @@ type foldJob struct {
 	seq      uint64 // the last journal row that the job contains
 	age      time.Duration
 	wall     int64
+	now      time.Time
 	accounts []foldedAccount
 	allocs   []foldedAllocation
 }
 
 type foldedAccount struct {
-	*account
-	now counters
+	*book.Account
+	sums     book.Sums
+	counters []byte
 }
 
 type foldedAllocation struct {
-	*allocation
-	now   progress
+	*book.Allocation
+	now   book.Progress
 	fresh bool // not in the tables yet
 }
 
 func (j *foldJob) size() int { return len(j.accounts) + len(j.allocs) }
 
-// freshByKey returns the allocations that the tables don't have, in the order of the key index, so
-// that neighbours are written together.
-func (j *foldJob) freshByKey() []*allocation {
-	var fresh []*allocation
+// freshByKey returns the allocations whose keys the tables don't have, or may have lost (one that is settled when it
+// is old enough to go), in the order of the key index, so that neighbours are written together.
+func (j *foldJob) freshByKey() []*book.Allocation {
+	var fresh []*book.Allocation
 	for i := range j.allocs {
-		if j.allocs[i].fresh {
-			fresh = append(fresh, j.allocs[i].allocation)
+		if j.allocs[i].fresh || j.allocs[i].now.Flags&service.FlagLate != 0 {
+			fresh = append(fresh, j.allocs[i].Allocation)
 		}
 	}
-	slices.SortFunc(fresh, func(a, b *allocation) int { return bytes.Compare(a.key[:], b.key[:]) })
+	slices.SortFunc(fresh, func(a, b *book.Allocation) int { return bytes.Compare(a.Key[:], b.Key[:]) })
 	return fresh
 }
 
 // dirt is what the journal has and the tables don't; the committer owns it.
 type dirt struct {
-	accounts []*account
-	allocs   []*allocation
+	accounts []*book.Account
+	allocs   []*book.Allocation
 }
 
 func (d *dirt) size() int { return len(d.accounts) + len(d.allocs) }
 
-func (d *dirt) addAccount(a *account) {
-	if !a.dirty {
-		a.dirty = true
+func (d *dirt) addAccount(a *book.Account) {
+	if !a.Dirty {
+		a.Dirty = true
 		d.accounts = append(d.accounts, a)
 	}
 }
 
-func (d *dirt) addAllocation(al *allocation) {
-	if !al.dirty {
-		al.dirty = true
+func (d *dirt) addAllocation(al *book.Allocation) {
+	if !al.Dirty {
+		al.Dirty = true
 		d.allocs = append(d.allocs, al)
 	}
 }
@@ -70,29 +75,33 @@ func (d *dirt) addAllocation(al *allocation) {
 func (s *Store) takeFold() *foldJob {
 	d := s.dirt
 	s.dirt = dirt{}
+	clock := &s.state.Clock
 	j := &foldJob{
-		seq: s.journal.seq, age: s.clock.age, wall: s.clock.last.UnixMilli(),
+		seq: s.journal.seq, age: clock.Age, wall: clock.Last.UnixMilli(), now: clock.Last,
 		accounts: make([]foldedAccount, len(d.accounts)), allocs: make([]foldedAllocation, len(d.allocs)),
 	}
+	var buf []byte // of all counters
 	for i, a := range d.accounts {
-		a.dirty = false
-		j.accounts[i] = foldedAccount{a, a.counters}
+		a.Dirty = false
+		from := len(buf)
+		buf = appendCounters(buf, a.Counters)
+		j.accounts[i] = foldedAccount{a, a.Sums, buf[from:len(buf):len(buf)]}
 	}
 	for i, al := range d.allocs {
-		al.dirty = false
-		j.allocs[i] = foldedAllocation{al, al.progress, !al.inTables}
+		al.Dirty = false
+		j.allocs[i] = foldedAllocation{al, al.Progress, !al.InTables}
 	}
-	slices.SortFunc(j.allocs, func(a, b foldedAllocation) int { return int(int64(a.seq) - int64(b.seq)) })
+	slices.SortFunc(j.allocs, func(a, b foldedAllocation) int { return cmp.Compare(a.Seq, b.Seq) })
+	slices.SortFunc(j.accounts, func(a, b foldedAccount) int { return cmp.Compare(a.Num, b.Num) })
 	return j
 }
 
 // startFold hands what is dirty to the folder, unless it is still busy or there is nothing.
 func (s *Store) startFold() {
-	if s.folding != nil || s.dirt.size() == 0 {
-		return
+	if s.folding == nil && s.dirt.size() > 0 {
+		s.folding = s.takeFold()
+		s.foldJobs <- s.folding
 	}
-	s.folding = s.takeFold()
-	s.foldJobs <- s.folding
 }
 
 // finishFold takes the folder's answer: it forgets what is over and in the tables, or, where the fold
@@ -103,30 +112,86 @@ func (s *Store) finishFold(err error) {
 	s.report(&s.foldFailing, "folding the journal into the tables", err)
 	if err != nil {
 		for i := range j.accounts {
-			s.dirt.addAccount(j.accounts[i].account)
+			s.dirt.addAccount(j.accounts[i].Account)
 		}
 		for i := range j.allocs {
-			s.dirt.addAllocation(j.allocs[i].allocation)
+			s.dirt.addAllocation(j.allocs[i].Allocation)
 		}
+		s.answerWaiting(errNotFolded)
 		return
 	}
-	s.journal.trimTo = j.seq
+	s.folded, s.journal.trimTo = j.seq, j.seq
 	s.tables.hasAllocs = s.tables.hasAllocs || len(j.allocs) > 0
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	for i := range j.allocs {
-		al := j.allocs[i].allocation
-		al.inTables = true
-		if al.state != service.StateHeld && !al.dirty {
-			delete(s.state.allocs, al.key)
+		al := j.allocs[i].Allocation
+		al.InTables = true
+		if al.State != service.StateHeld && !al.Dirty {
+			delete(s.state.Allocations, al.Key)
 		}
 	}
+	s.mu.Unlock()
+	s.answerWaiting(nil)
 }
 
 // folder writes jobs until there are no more; it is the second of the store's two goroutines.
 func (s *Store) folder(ctx context.Context) {
 	defer s.wg.Done()
 	for j := range s.foldJobs {
-		s.foldDone <- s.tables.fold(ctx, j)
+		err := s.tables.fold(ctx, j)
+		if err == nil && s.opts.Retention > 0 {
+			s.report(&s.retireFailing, "removing what is older than the retention", s.tables.retire(ctx, j.now.Add(-s.opts.Retention).UnixMilli()))
+		}
+		s.foldDone <- err
+	}
+}
+
+var errNotFolded = errors.New("the journal could not be folded into the tables")
+
+// waiter waits until what the journal had when it came is in the tables.
+type waiter struct {
+	seq    uint64
+	answer chan error
+}
+
+// wait has the committer answer w when the tables have what the journal has.
+func (s *Store) wait(answer chan error) {
+	s.waiting = append(s.waiting, waiter{s.journal.seq, answer})
+	s.startFold()
+	s.answerWaiting(nil)
+}
+
+// answerWaiting answers those whose time has come, or all with err.
+func (s *Store) answerWaiting(err error) {
+	if s.folding == nil && s.dirt.size() == 0 {
+		s.folded = s.journal.seq
+	}
+	s.waiting = slices.DeleteFunc(s.waiting, func(w waiter) bool {
+		if err == nil && w.seq > s.folded {
+			return false
+		}
+		w.answer <- err
+		return true
+	})
+	if len(s.waiting) > 0 {
+		s.startFold()
+	}
+}
+
+// foldNow returns when the tables have what the journal has, or ctx ends.
+func (s *Store) foldNow(ctx context.Context) error {
+	answer := make(chan error, 1)
+	select {
+	case s.waiters <- answer:
+	case <-s.ended:
+		return service.ErrLedgerClosed
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case err := <-answer:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 
 	driver "modernc.org/sqlite"
+
+	"github.com/usageflow/usageflow-go-middleware/service/internal/book"
 )
 
 // SQLite's primary result codes that are told apart here (https://sqlite.org/rescode.html).
@@ -64,7 +66,7 @@ func (j *journal) prepare(ctx context.Context) error {
 }
 
 // append makes b durable; the error says that it is not.
-func (j *journal) append(ctx context.Context, b *batch, c *clock) error {
+func (j *journal) append(ctx context.Context, b *book.Batch, c *book.Clock) error {
 	j.buf = appendRow(j.buf[:0], b, c)
 	if j.trimTo > 0 {
 		if err := j.trim(ctx); err != nil {
@@ -124,7 +126,10 @@ func locked(err error) error {
 	return err
 }
 
-// migrate brings the schema to the newest version; step i makes version i+1. A file of a newer
+// firstVersion is the oldest schema that this program knows. Those before it were never part of a release.
+const firstVersion = 2
+
+// migrate brings the schema to the newest version; step i makes version firstVersion+i. A file of another
 // version is refused.
 func migrate(ctx context.Context, db *sql.DB, steps []string) error {
 	tx, err := db.BeginTx(ctx, nil)
@@ -136,14 +141,15 @@ func migrate(ctx context.Context, db *sql.DB, steps []string) error {
 	if err := tx.QueryRowContext(ctx, `PRAGMA user_version`).Scan(&version); err != nil {
 		return err
 	}
-	if version > len(steps) {
-		return fmt.Errorf("the file has schema version %d, this program knows up to %d", version, len(steps))
+	newest := firstVersion + len(steps) - 1
+	if version != 0 && version < firstVersion || version > newest {
+		return fmt.Errorf("the file has schema version %d, this program knows %d to %d", version, firstVersion, newest)
 	}
-	for ; version < len(steps); version++ {
-		if _, err := tx.ExecContext(ctx, steps[version]); err != nil {
+	for next := max(version+1, firstVersion); next <= newest; next++ {
+		if _, err := tx.ExecContext(ctx, steps[next-firstVersion]); err != nil {
 			return err
 		}
-		if _, err := tx.ExecContext(ctx, fmt.Sprintf(`PRAGMA user_version = %d`, version+1)); err != nil {
+		if _, err := tx.ExecContext(ctx, fmt.Sprintf(`PRAGMA user_version = %d`, next)); err != nil {
 			return err
 		}
 	}

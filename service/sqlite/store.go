@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/usageflow/usageflow-go-middleware/service"
+	"github.com/usageflow/usageflow-go-middleware/service/internal/book"
 )
 
 // ErrInUse is returned by Open when another Store, of this or of another process, has the folder open.
@@ -27,6 +28,9 @@ type Options struct {
 	Now func() time.Time
 	// HoldTime is how long an allocation is held before it expires; 5 minutes by default.
 	HoldTime time.Duration
+	// Retention is how long allocations are kept after they were reserved; DefaultRetention by default, for ever where it
+	// is negative. An id that is older is not known any more.
+	Retention time.Duration
 	// Logger is told when writing begins to fail and when it works again; slog.Default by default.
 	Logger *slog.Logger
 	// QueueSize bounds the operations that wait (65,536 by default), MaxBatch those of one
@@ -45,6 +49,7 @@ func (o *Options) setDefaults() {
 		o.Logger = slog.Default()
 	}
 	o.HoldTime = cmp.Or(o.HoldTime, 5*time.Minute)
+	o.Retention = cmp.Or(o.Retention, DefaultRetention)
 	o.QueueSize = cmp.Or(o.QueueSize, 1<<16)
 	o.MaxBatch = cmp.Or(o.MaxBatch, 1024)
 	o.MaxLedgers = cmp.Or(o.MaxLedgers, 2_000_000)
@@ -59,19 +64,21 @@ type Store struct {
 	queue    chan *operation
 	foldJobs chan *foldJob
 	foldDone chan error
-	barriers chan chan error // each asks for a fold of all that there is
+	waiters  chan chan error // each waits until what there is is in the tables
 	ended    chan struct{}   // closed when the committer has ended
 	wg       sync.WaitGroup
 
 	// Owned by the committer.
 	journal                    *journal
 	tables                     *tables
-	clock                      clock
-	gen                        uint64
 	dirt                       dirt
 	folding                    *foldJob
-	lookupKeys                 []allocKey
+	folded                     uint64 // the last journal row that the tables have
+	waiting                    []waiter
+	lookupKeys                 []book.Key
 	commitFailing, foldFailing bool
+
+	retireFailing bool // owned by the folder
 
 	// submitMu lets Close wait for Submit calls that are on their way into the queue. It is never
 	// held together with mu.
@@ -104,9 +111,8 @@ func Open(opts Options) (*Store, error) {
 		queue:    make(chan *operation, opts.QueueSize),
 		foldJobs: make(chan *foldJob, 1),
 		foldDone: make(chan error, 1),
-		barriers: make(chan chan error),
+		waiters:  make(chan chan error),
 		ended:    make(chan struct{}),
-		clock:    clock{now: opts.Now},
 	}
 	var err error
 	if s.journal, err = openJournal(ctx, filepath.Join(opts.Dir, "journal.db")); err != nil {
@@ -131,60 +137,83 @@ func (s *Store) restore(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.state = newState(min(size, s.opts.MaxLedgers))
-	err = s.tables.load(ctx, s.restoreAccount, func(al *allocation, num uint32) error {
-		al.inTables = true
-		return s.restoreAllocation(al, num)
-	})
-	if err != nil {
+	s.state = newState(min(size, s.opts.MaxLedgers), &s.opts)
+	if err := s.tables.load(ctx, s.restoreAccount, s.restoreAllocation); err != nil {
 		return err
 	}
 	if s.tables.wall != 0 {
-		s.clock.restore(s.tables.age, time.UnixMilli(s.tables.wall))
+		s.state.Clock.Restore(s.tables.age, time.UnixMilli(s.tables.wall))
 	}
 	s.journal.seq = max(s.journal.seq, s.tables.folded)
+	s.folded = s.tables.folded
 	if err := s.journal.replay(ctx, s.tables.folded, s.replay); err != nil {
 		return err
 	}
 	return s.restoreLists()
 }
 
-func (s *Store) restoreAccount(a *account) {
-	s.state.accounts[a.name] = a
-	s.state.byNum[a.num] = a
-	s.state.nextNum = max(s.state.nextNum, a.num+1)
+func (s *Store) restoreAccount(a *book.Account) {
+	s.state.Accounts[a.Name] = a
+	s.state.number(a)
+	s.state.NextNum = max(s.state.NextNum, a.Num+1)
+	s.state.Size++
+}
+
+// link finds the accounts of an allocation that was read.
+func (s *state) link(al *codedAllocation) (*book.Allocation, error) {
+	account := func(num uint32) (*book.Account, error) {
+		if a := s.account(num); a != nil {
+			return a, nil
+		}
+		return nil, fmt.Errorf("allocation %d is of ledger %d, which does not exist", al.Seq, num)
+	}
+	var err error
+	if al.Account, err = account(al.num); err != nil {
+		return nil, err
+	}
+	al.Holds = make([]book.Hold, len(al.holds))
+	for i, h := range al.holds {
+		al.Holds[i].Epoch = h.epoch
+		if al.Holds[i].Account, err = account(h.num); err != nil {
+			return nil, err
+		}
+	}
+	return &al.Allocation, nil
 }
 
 // restoreAllocation keeps al until restoreLists sorts out which are over.
-func (s *Store) restoreAllocation(al *allocation, num uint32) error {
-	if al.account = s.state.byNum[num]; al.account == nil {
-		return fmt.Errorf("allocation %d is of ledger %d, which does not exist", al.seq, num)
+func (s *Store) restoreAllocation(coded *codedAllocation) error {
+	al, err := s.state.link(coded)
+	if err != nil {
+		return err
 	}
-	s.state.allocs[al.key] = al
-	s.state.nextSeq = max(s.state.nextSeq, al.seq+1)
+	s.state.Allocations[al.Key] = al
+	s.state.NextSeq = max(s.state.NextSeq, al.Seq+1)
 	return nil
 }
 
 // replay puts the records of one journal row over what is there.
 func (s *Store) replay(r *row) error {
-	s.clock.restore(r.age, time.UnixMilli(r.wall))
+	s.state.Clock.Restore(r.age, time.UnixMilli(r.wall))
 	for _, a := range r.accounts {
-		if known := s.state.byNum[a.num]; known != nil {
-			known.counters = a.counters
+		if known := s.state.account(a.Num); known != nil {
+			known.Sums, known.Counters = a.Sums, a.Counters
 			a = known
-		} else if !a.named {
-			return fmt.Errorf("%w: ledger %d has no name", errBadRow, a.num)
+		} else if !a.Named {
+			return fmt.Errorf("%w: ledger %d has no name", errBadRow, a.Num)
 		} else {
 			s.restoreAccount(a)
 		}
 		s.dirt.addAccount(a)
 	}
-	for i, al := range r.allocs {
-		if known := s.state.allocs[al.key]; known != nil {
-			known.progress = al.progress
-			al = known
-		} else if err := s.restoreAllocation(al, r.nums[i]); err != nil {
+	for _, coded := range r.allocs {
+		al := s.state.Allocations[coded.Key]
+		if al != nil {
+			al.Progress = coded.Progress
+		} else if err := s.restoreAllocation(coded); err != nil {
 			return err
+		} else {
+			al = &coded.Allocation
 		}
 		s.dirt.addAllocation(al)
 	}
@@ -193,24 +222,24 @@ func (s *Store) replay(r *row) error {
 
 // restoreLists builds the lists in the orders that they keep.
 func (s *Store) restoreLists() error {
-	allocs := make([]*allocation, 0, len(s.state.allocs))
-	for _, al := range s.state.allocs {
+	allocs := make([]*book.Allocation, 0, len(s.state.Allocations))
+	for _, al := range s.state.Allocations {
 		allocs = append(allocs, al)
 	}
-	slices.SortFunc(allocs, func(a, b *allocation) int { return cmp.Compare(a.seq, b.seq) })
+	slices.SortFunc(allocs, func(a, b *book.Allocation) int { return cmp.Compare(a.Seq, b.Seq) })
 	for _, al := range allocs {
 		s.state.place(al)
-		if al.state != service.StateHeld && !al.dirty {
-			delete(s.state.allocs, al.key)
+		if al.State != service.StateHeld && !al.Dirty {
+			delete(s.state.Allocations, al.Key)
 		}
 	}
-	accounts := make([]*account, 0, len(s.state.accounts))
-	for _, a := range s.state.accounts {
+	accounts := make([]*book.Account, 0, len(s.state.Accounts))
+	for _, a := range s.state.Accounts {
 		accounts = append(accounts, a)
 	}
-	slices.SortFunc(accounts, func(a, b *account) int { return cmp.Compare(a.touched, b.touched) })
+	slices.SortFunc(accounts, func(a, b *book.Account) int { return cmp.Compare(a.Touched, b.Touched) })
 	for _, a := range accounts {
-		s.state.touchAccount(a)
+		s.state.touch(a)
 	}
 	return nil
 }
@@ -221,7 +250,7 @@ func (s *Store) SubmitReserve(r service.Reservation, done func(service.Decision,
 	if err != nil {
 		return err
 	}
-	return s.submit(&operation{key: keyOf(r.Application, r.ID), meta: meta, reservation: r, reserveDone: done})
+	return s.submit(&operation{key: book.KeyOf(r.Application, r.ID), meta: meta, reservation: r, reserveDone: done})
 }
 
 // SubmitSettle implements service.Ledger.
@@ -230,7 +259,7 @@ func (s *Store) SubmitSettle(t service.Settlement, done func(service.Receipt, er
 	if err != nil {
 		return err
 	}
-	return s.submit(&operation{key: keyOf(t.Application, t.ID), meta: meta, settlement: t, settleDone: done})
+	return s.submit(&operation{key: book.KeyOf(t.Application, t.ID), meta: meta, settlement: t, settleDone: done})
 }
 
 // submit queues op without waiting.

@@ -7,10 +7,13 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/usageflow/usageflow-go-middleware/service"
+	"github.com/usageflow/usageflow-go-middleware/service/internal/book"
 )
 
 // schema is usageflow.db, step by step; steps are only ever added. Amounts are millionths, times are
-// Unix ms, states, flags and windows are the numbers of package service.
+// Unix ms, states and flags are the numbers of package service; counters and detail are as in the journal.
 var schema = []string{`
 CREATE TABLE meta (
 	folded INTEGER NOT NULL, -- the last journal row that these tables contain
@@ -19,19 +22,15 @@ CREATE TABLE meta (
 );
 INSERT INTO meta VALUES (0, 0, 0);
 CREATE TABLE ledgers (
-	num     INTEGER PRIMARY KEY,
-	app     TEXT NOT NULL,
-	alias   TEXT NOT NULL,
-	limited INTEGER NOT NULL,
-	max     INTEGER NOT NULL, -- the limit
-	policy  TEXT NOT NULL,
-	win     INTEGER NOT NULL,
-	start   INTEGER NOT NULL, -- of the window
-	epoch   INTEGER NOT NULL,
-	used    INTEGER NOT NULL,
-	held    INTEGER NOT NULL,
-	total   INTEGER NOT NULL, -- charged since the ledger exists
-	touched INTEGER NOT NULL
+	num      INTEGER PRIMARY KEY,
+	app      TEXT NOT NULL,
+	alias    TEXT NOT NULL,
+	held     INTEGER NOT NULL,
+	total    INTEGER NOT NULL, -- charged since the ledger exists
+	touched  INTEGER NOT NULL,
+	epochs   INTEGER NOT NULL,
+	last     INTEGER NOT NULL, -- allocations.seq of the newest
+	counters BLOB NOT NULL
 );
 CREATE TABLE allocations (
 	seq         INTEGER PRIMARY KEY, -- in the order of reservation
@@ -39,14 +38,10 @@ CREATE TABLE allocations (
 	ledger      INTEGER NOT NULL,    -- ledgers.num
 	id          TEXT NOT NULL,
 	reserved    INTEGER NOT NULL,
-	limited     INTEGER NOT NULL,
-	max         INTEGER NOT NULL,
-	remaining   INTEGER NOT NULL,
-	win         INTEGER NOT NULL,
-	start       INTEGER NOT NULL,
-	epoch       INTEGER NOT NULL,
 	reserved_at INTEGER NOT NULL,
 	age         INTEGER NOT NULL,
+	prev        INTEGER NOT NULL,    -- seq of the ledger's allocation before
+	detail      BLOB NOT NULL,       -- the first answer, and where the amount is held
 	state       INTEGER NOT NULL,
 	flags       INTEGER NOT NULL,
 	charged     INTEGER NOT NULL,
@@ -55,11 +50,24 @@ CREATE TABLE allocations (
 );
 CREATE INDEX held ON allocations (seq) WHERE state = 0;
 CREATE TABLE allocation_keys (key BLOB PRIMARY KEY, seq INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE usage (
+	at       INTEGER NOT NULL, -- the beginning of the hour
+	ledger   INTEGER NOT NULL,
+	amount   INTEGER NOT NULL,
+	requests INTEGER NOT NULL, -- settled, with an amount
+	voided   INTEGER NOT NULL,
+	expired  INTEGER NOT NULL,
+	flagged  INTEGER NOT NULL, -- those of requests that were late or unreserved
+	PRIMARY KEY (at, ledger)
+) WITHOUT ROWID;
+CREATE TABLE outbox (n INTEGER PRIMARY KEY AUTOINCREMENT, seq INTEGER NOT NULL); -- settlements that exports have to see
+CREATE TABLE exports (name TEXT PRIMARY KEY, delivered INTEGER NOT NULL) WITHOUT ROWID; -- outbox.n of the last one seen
 `}
 
 const (
-	ledgerColumns     = "num, app, alias, limited, max, policy, win, start, epoch, used, held, total, touched"
-	allocationColumns = "seq, key, ledger, id, reserved, limited, max, remaining, win, start, epoch, reserved_at, age, state, flags, charged, ended_at, meta"
+	ledgerColumns     = "num, app, alias, held, total, touched, epochs, last, counters"
+	allocationColumns = "seq, key, ledger, id, reserved, reserved_at, age, prev, detail, state, flags, charged, ended_at, meta"
+	usageColumns      = "at, ledger, amount, requests, voided, expired, flagged"
 	// rowsPerStatement is how many rows one INSERT carries, and how many keys one lookup asks for.
 	rowsPerStatement = 32
 )
@@ -67,14 +75,16 @@ const (
 // tables is usageflow.db: what was folded out of the journal. The folder writes, the committer looks
 // allocations up; SQLite's WAL lets both go on at once.
 type tables struct {
-	db                    *sql.DB
-	lookupStmt            *sql.Stmt
-	ledgers, allocs, keys inserter
-	folded                uint64 // read at open
-	age                   time.Duration
-	wall                  int64
-	hasAllocs             bool // set at open and by the committer after a fold
-	lookupArgs            []any
+	db                           *sql.DB
+	lookupStmt                   *sql.Stmt
+	ledgers, allocs, keys, usage inserter
+	outbox                       inserter
+	folded                       uint64 // read at open
+	age                          time.Duration
+	wall                         int64
+	hasAllocs                    bool // set at open and by the committer after a fold
+	lookupArgs                   []any
+	buf                          []byte // the folder's
 }
 
 func openTables(ctx context.Context, path string) (*tables, error) {
@@ -82,8 +92,8 @@ func openTables(ctx context.Context, path string) (*tables, error) {
 	if err != nil {
 		return nil, err
 	}
-	db.SetMaxOpenConns(3) // the folder's, the committer's, and a backup's
-	db.SetMaxIdleConns(2)
+	db.SetMaxOpenConns(6) // the folder's, the committer's, a backup's, and some for queries
+	db.SetMaxIdleConns(3)
 	t := &tables{db: db}
 	if err := t.prepare(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("open %s: %w", path, err), db.Close())
@@ -102,12 +112,15 @@ func (t *tables) prepare(ctx context.Context) error {
 		return err
 	}
 	var err error
-	t.lookupStmt, err = t.db.PrepareContext(ctx, `SELECT a.seq, a.key, a.ledger, a.id, a.reserved, a.limited, a.max, a.remaining, a.win, a.start, a.epoch,
-		a.reserved_at, a.age, a.state, a.flags, a.charged, a.ended_at, a.meta
+	t.lookupStmt, err = t.db.PrepareContext(ctx, `SELECT a.`+strings.ReplaceAll(allocationColumns, ", ", ", a.")+`
 		FROM allocation_keys k JOIN allocations a ON a.seq = k.seq WHERE k.key IN (?`+strings.Repeat(", ?", rowsPerStatement-1)+`)`)
-	t.ledgers = inserter{table: "ledgers", columns: ledgerColumns}
-	t.allocs = inserter{table: "allocations", columns: allocationColumns}
-	t.keys = inserter{table: "allocation_keys", columns: "key, seq"}
+	t.ledgers = inserter{into: "INSERT OR REPLACE INTO ledgers", columns: ledgerColumns}
+	t.allocs = inserter{into: "INSERT OR REPLACE INTO allocations", columns: allocationColumns}
+	t.keys = inserter{into: "INSERT OR REPLACE INTO allocation_keys", columns: "key, seq"}
+	t.outbox = inserter{into: "INSERT INTO outbox", columns: "seq"}
+	t.usage = inserter{into: "INSERT INTO usage", columns: usageColumns, conflict: ` ON CONFLICT (at, ledger) DO UPDATE SET
+		amount = amount + excluded.amount, requests = requests + excluded.requests, voided = voided + excluded.voided,
+		expired = expired + excluded.expired, flagged = flagged + excluded.flagged`}
 	return err
 }
 
@@ -117,9 +130,8 @@ func (t *tables) size(ctx context.Context) (n int, err error) {
 	return n, err
 }
 
-// load calls ledger for each account and allocation for each held or recent allocation, the oldest
-// first; num is the allocation's account.
-func (t *tables) load(ctx context.Context, ledger func(*account), allocation func(al *allocation, num uint32) error) error {
+// load calls ledger for each account and allocation for each held or recent allocation, the oldest first.
+func (t *tables) load(ctx context.Context, ledger func(*book.Account), allocation func(*codedAllocation) error) error {
 	rows, err := t.db.QueryContext(ctx, `SELECT `+ledgerColumns+` FROM ledgers`)
 	if err != nil {
 		return err
@@ -127,12 +139,16 @@ func (t *tables) load(ctx context.Context, ledger func(*account), allocation fun
 	defer func() { _ = rows.Close() }() // rows.Err says what went wrong
 	seen := map[string]string{}         // one copy of the texts that many ledgers share
 	for rows.Next() {
-		a := &account{named: true}
-		c := &a.counters
-		if err := rows.Scan(&a.num, &a.name.app, &a.name.alias, &c.limited, &c.limit, &c.policy, &c.window, &c.start, &c.epoch, &c.used, &c.held, &c.total, &c.touched); err != nil {
+		a := &book.Account{Marks: book.Marks{Named: true}}
+		var counters sql.RawBytes
+		if err := rows.Scan(&a.Num, &a.Name.App, &a.Name.Alias, &a.Held, &a.Total, &a.Touched, &a.Epochs, &a.Last, &counters); err != nil {
 			return err
 		}
-		a.name.app, c.policy = share(seen, a.name.app), share(seen, c.policy)
+		a.Name.App = share(seen, a.Name.App)
+		d := decoder{rest: counters}
+		if a.Counters = d.counters(seen); d.bad || len(d.rest) > 0 {
+			return fmt.Errorf("ledger %d: its counters are damaged", a.Num)
+		}
 		ledger(a)
 	}
 	if err := rows.Err(); err != nil {
@@ -146,16 +162,19 @@ func (t *tables) load(ctx context.Context, ledger func(*account), allocation fun
 	return scanAllocations(found, allocation)
 }
 
+// share returns the copy of text that seen holds.
 func share(seen map[string]string, text string) string {
 	if known, ok := seen[text]; ok {
 		return known
 	}
-	seen[text] = text
+	if seen != nil {
+		seen[text] = text
+	}
 	return text
 }
 
 // lookup reads the allocations of keys, as many of them as there are.
-func (t *tables) lookup(ctx context.Context, keys []allocKey, found func(al *allocation, num uint32) error) error {
+func (t *tables) lookup(ctx context.Context, keys []book.Key, found func(*codedAllocation) error) error {
 	for len(keys) > 0 {
 		args := t.lookupArgs[:0]
 		for i := range rowsPerStatement {
@@ -175,21 +194,23 @@ func (t *tables) lookup(ctx context.Context, keys []allocKey, found func(al *all
 }
 
 // scanAllocations reads and closes rows.
-func scanAllocations(rows *sql.Rows, found func(al *allocation, num uint32) error) error {
+func scanAllocations(rows *sql.Rows, found func(*codedAllocation) error) error {
 	defer func() { _ = rows.Close() }() // rows.Err says what went wrong
 	for rows.Next() {
-		al := &allocation{}
-		var num uint32
-		var key []byte
-		if err := rows.Scan(&al.seq, &key, &num, &al.id, &al.reserved, &al.limited, &al.limit, &al.remaining, &al.window, &al.start, &al.epoch,
-			&al.reservedAt, &al.age, &al.state, &al.flags, &al.charged, &al.endedAt, &al.meta); err != nil {
+		al := &codedAllocation{}
+		al.InTables = true
+		var key, detail sql.RawBytes
+		if err := rows.Scan(&al.Seq, &key, &al.num, &al.ID, &al.Reserved, &al.ReservedAt, &al.Age, &al.Prev, &detail,
+			&al.State, &al.Flags, &al.Charged, &al.EndedAt, &al.Meta); err != nil {
 			return err
 		}
-		if len(key) != len(al.key) {
-			return fmt.Errorf("allocation %d: its key has %d bytes", al.seq, len(key))
+		d := decoder{rest: detail}
+		d.detail(al)
+		if len(key) != len(al.Key) || d.bad || len(d.rest) > 0 {
+			return fmt.Errorf("allocation %d is damaged", al.Seq)
 		}
-		copy(al.key[:], key)
-		if err := found(al, num); err != nil {
+		copy(al.Key[:], key)
+		if err := found(al); err != nil {
 			return err
 		}
 	}
@@ -198,10 +219,10 @@ func scanAllocations(rows *sql.Rows, found func(al *allocation, num uint32) erro
 
 func (t *tables) close() error { return errors.Join(t.lookupStmt.Close(), t.db.Close()) }
 
-// inserter writes rows of one table, many to a statement, replacing rows of the same primary key.
+// inserter writes rows of one table, many to a statement.
 type inserter struct {
-	table, columns string
-	args           []any
+	into, columns, conflict string
+	args                    []any
 }
 
 // all writes n rows; row appends the values of the i-th.
@@ -213,7 +234,7 @@ func (in *inserter) all(ctx context.Context, tx *sql.Tx, n int, row func(args []
 		if n-from >= rowsPerStatement {
 			size = rowsPerStatement
 		}
-		stmt, err := tx.PrepareContext(ctx, "INSERT OR REPLACE INTO "+in.table+" ("+in.columns+") VALUES "+strings.Repeat(tuple, size)[2:])
+		stmt, err := tx.PrepareContext(ctx, in.into+" ("+in.columns+") VALUES "+strings.Repeat(tuple, size)[2:]+in.conflict)
 		if err != nil {
 			return err
 		}
@@ -234,14 +255,6 @@ func (in *inserter) all(ctx context.Context, tx *sql.Tx, n int, row func(args []
 	return nil
 }
 
-// millis turns Unix ms into a time; 0 is the zero time.
-func millis(ms int64) time.Time {
-	if ms == 0 {
-		return time.Time{}
-	}
-	return time.UnixMilli(ms).UTC()
-}
-
 // fold writes j in one transaction.
 func (t *tables) fold(ctx context.Context, j *foldJob) error {
 	tx, err := t.db.BeginTx(ctx, nil)
@@ -250,31 +263,83 @@ func (t *tables) fold(ctx context.Context, j *foldJob) error {
 	}
 	defer func() { _ = tx.Rollback() }() // after Commit it does nothing
 	if err := t.ledgers.all(ctx, tx, len(j.accounts), func(args []any, i int) []any {
-		a, c := j.accounts[i].account, &j.accounts[i].now
-		return append(args, a.num, a.name.app, a.name.alias, c.limited, int64(c.limit), c.policy, int64(c.window), c.start, c.epoch,
-			int64(c.used), int64(c.held), int64(c.total), c.touched)
+		a := &j.accounts[i]
+		return append(args, a.Num, a.Name.App, a.Name.Alias, int64(a.sums.Held), int64(a.sums.Total), a.sums.Touched, a.sums.Epochs, int64(a.sums.Last), a.counters)
 	}); err != nil {
 		return err
 	}
 	if err := t.allocs.all(ctx, tx, len(j.allocs), func(args []any, i int) []any {
-		al, p := j.allocs[i].allocation, &j.allocs[i].now
+		al, p := j.allocs[i].Allocation, &j.allocs[i].now
 		var meta any
-		if len(p.meta) > 0 {
-			meta = string(p.meta)
+		if len(p.Meta) > 0 {
+			meta = string(p.Meta)
 		}
-		return append(args, int64(al.seq), al.key[:], al.account.num, al.id, int64(al.reserved), al.limited, int64(al.limit), int64(al.remaining),
-			int64(al.window), al.start, al.epoch, al.reservedAt, int64(al.age), int64(p.state), int64(p.flags), int64(p.charged), p.endedAt, meta)
+		return append(args, int64(al.Seq), al.Key[:], al.Account.Num, al.ID, int64(al.Reserved), al.ReservedAt, int64(al.Age), int64(al.Prev), appendDetail(nil, al),
+			int64(p.State), int64(p.Flags), int64(p.Charged), p.EndedAt, meta)
 	}); err != nil {
 		return err
 	}
 	fresh := j.freshByKey()
 	if err := t.keys.all(ctx, tx, len(fresh), func(args []any, i int) []any {
-		return append(args, fresh[i].key[:], int64(fresh[i].seq))
+		return append(args, fresh[i].Key[:], int64(fresh[i].Seq))
 	}); err != nil {
+		return err
+	}
+	if err := t.foldUsage(ctx, tx, j); err != nil {
 		return err
 	}
 	if _, err := tx.ExecContext(ctx, `UPDATE meta SET folded = ?, age = ?, wall = ?`, int64(j.seq), int64(j.age), j.wall); err != nil {
 		return err
 	}
 	return tx.Commit()
+}
+
+// usageKey is a row of the table usage.
+type usageKey struct {
+	hour   int64
+	ledger uint32
+}
+
+// foldUsage adds what has ended to the hours in which it did, and to the outbox. A settlement is final, so it is
+// in one job only that is committed.
+func (t *tables) foldUsage(ctx context.Context, tx *sql.Tx, j *foldJob) error {
+	sums := map[usageKey]*service.Usage{}
+	var keys []usageKey
+	var settled []uint64
+	for i := range j.allocs {
+		al, p := j.allocs[i].Allocation, &j.allocs[i].now
+		if p.State == service.StateHeld {
+			continue
+		}
+		key := usageKey{service.WindowHour.Start(time.UnixMilli(p.EndedAt)).UnixMilli(), al.Account.Num}
+		u := sums[key]
+		if u == nil {
+			u = &service.Usage{}
+			sums[key], keys = u, append(keys, key)
+		}
+		switch p.State {
+		case service.StateExpired:
+			u.Expired++
+		case service.StateVoided:
+			u.Voided++
+		default:
+			u.Amount = u.Amount.Add(p.Charged)
+			u.Requests++
+			if p.Flags != 0 {
+				u.Flagged++
+			}
+			settled = append(settled, al.Seq)
+		}
+	}
+	if err := t.usage.all(ctx, tx, len(keys), func(args []any, i int) []any {
+		u := sums[keys[i]]
+		return append(args, keys[i].hour, keys[i].ledger, int64(u.Amount), int64(u.Requests), int64(u.Voided), int64(u.Expired), int64(u.Flagged))
+	}); err != nil {
+		return err
+	}
+	var exporting bool
+	if err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM exports)`).Scan(&exporting); err != nil || !exporting {
+		return err
+	}
+	return t.outbox.all(ctx, tx, len(settled), func(args []any, i int) []any { return append(args, int64(settled[i])) })
 }

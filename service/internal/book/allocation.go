@@ -1,0 +1,100 @@
+package book
+
+import (
+	"container/list"
+	"crypto/sha256"
+	"time"
+
+	"github.com/usageflow/usageflow-go-middleware/service"
+)
+
+// Key identifies an allocation: half of the SHA-256 of its application and id.
+type Key [16]byte
+
+// KeyOf returns the key of an allocation.
+func KeyOf(app, id string) Key {
+	buf := make([]byte, 0, 128)
+	buf = append(buf, app...)
+	buf = append(buf, 0)
+	buf = append(buf, id...)
+	sum := sha256.Sum256(buf)
+	return Key(sum[:16])
+}
+
+// Allocation is one allocation. Everything but Progress is static.
+type Allocation struct {
+	Seq     uint64 // in the order of reservation
+	Key     Key
+	Account *Account
+	ID      string
+
+	Reserved   service.Micros
+	Answer     Answer // the first
+	ReservedAt int64  // Unix ms
+	Age        time.Duration
+	Prev       uint64 // Seq of the account's allocation before
+	Holds      []Hold // where Reserved is held, the allocation's own account first
+	Progress
+
+	InTables bool // a store's note: it has been folded
+	Dirty    bool // another: it has changed since
+	elem     *list.Element
+	gen      uint64
+}
+
+// Hold says that an amount is held in the counter of an account that has the epoch.
+type Hold struct {
+	Account *Account
+	Epoch   uint32
+}
+
+// Progress is the part of an allocation that changes.
+type Progress struct {
+	State   service.State
+	Flags   service.Flag
+	Charged service.Micros
+	EndedAt int64 // Unix ms, 0 while held
+	Meta    []byte
+}
+
+// Answer is what a reservation is told of the limit that is nearest.
+type Answer struct {
+	Limited          bool
+	Limit, Remaining service.Micros
+	ResetAt          int64 // Unix ms
+	WindowSeconds    int64
+	Policy           string
+}
+
+func (a *Answer) decision(id string) service.Decision {
+	d := service.Decision{ID: id, Limited: a.Limited}
+	if a.Limited {
+		d.Limit, d.Remaining, d.Policy = a.Limit, a.Remaining, a.Policy
+		d.ResetAt, d.WindowSeconds = Millis(a.ResetAt), a.WindowSeconds
+	}
+	return d
+}
+
+func (al *Allocation) receipt() service.Receipt {
+	return service.Receipt{ID: al.ID, Amount: al.Charged, State: al.State, Flags: al.Flags}
+}
+
+// holdsIn reports whether al is held in the counter of that epoch.
+func (al *Allocation) holdsIn(a *Account, epoch uint32) bool {
+	for _, h := range al.Holds {
+		if h.Account == a && h.Epoch == epoch {
+			return true
+		}
+	}
+	return false
+}
+
+// eachAccount calls f with al's own account, then with each other in which it is held.
+func (al *Allocation) eachAccount(f func(*Account)) {
+	f(al.Account)
+	for i, h := range al.Holds {
+		if h.Account != al.Account && (i == 0 || al.Holds[i-1].Account != h.Account) {
+			f(h.Account)
+		}
+	}
+}

@@ -1,0 +1,169 @@
+package book
+
+import (
+	"container/list"
+	"slices"
+	"time"
+
+	"github.com/usageflow/usageflow-go-middleware/service"
+)
+
+// Book is ledgers and allocations.
+type Book struct {
+	Clock    Clock
+	HoldTime time.Duration
+	// MaxAccounts bounds Size.
+	MaxAccounts int
+	// Size is the number of accounts that there are, in Accounts or not.
+	Size    int
+	NextNum uint32
+	NextSeq uint64
+
+	Accounts    map[Name]*Account
+	Allocations map[Key]*Allocation // those that are held, and others that the store keeps here
+
+	held *list.List // of *Allocation, the oldest first
+	gen  uint64
+}
+
+// New returns an empty book with room for that many accounts.
+func New(accounts int) *Book {
+	return &Book{
+		NextNum: 1, NextSeq: 1,
+		Accounts: make(map[Name]*Account, accounts), Allocations: map[Key]*Allocation{}, held: list.New(),
+	}
+}
+
+// HeldCount is how many allocations are held.
+func (b *Book) HeldCount() int { return b.held.Len() }
+
+// Place brings the list of what is held up to date with al. What is placed first expires first.
+func (b *Book) Place(al *Allocation) {
+	switch {
+	case al.State == service.StateHeld && al.elem == nil:
+		al.elem = b.held.PushBack(al)
+	case al.State != service.StateHeld && al.elem != nil:
+		b.held.Remove(al.elem)
+		al.elem = nil
+	}
+}
+
+// Batch is operations that take effect together. It keeps what it has changed.
+type Batch struct {
+	Moment
+	Accounts    []SavedAccount
+	Allocations []SavedAllocation
+	// Cold are allocations that are not in the book, for this batch.
+	Cold map[Key]*Allocation
+	// Counted is what the batch has done.
+	Counted service.Counters
+
+	book     *Book
+	gen      uint64
+	counters []Counter // where saved accounts' counters are kept
+	shared   []*Account
+	fresh    []*Account
+}
+
+// SavedAccount is an account that a batch has changed.
+type SavedAccount struct {
+	*Account
+	IsNew    bool
+	old      Sums
+	counters []Counter
+}
+
+// SavedAllocation is an allocation that a batch has changed.
+type SavedAllocation struct {
+	*Allocation
+	IsNew bool
+	old   Progress
+}
+
+// Begin reads the clock and begins a batch.
+func (b *Book) Begin() *Batch {
+	wall := b.Clock.Read()
+	b.gen++
+	return &Batch{book: b, gen: b.gen, Moment: *MomentOf(wall, b.Clock.Age)}
+}
+
+// Empty reports whether the batch has changed nothing.
+func (b *Batch) Empty() bool { return len(b.Accounts) == 0 && len(b.Allocations) == 0 }
+
+// save must come before the first change of a in this batch.
+func (b *Batch) save(a *Account) {
+	if a.gen != b.gen {
+		a.gen = b.gen
+		from := len(b.counters)
+		b.counters = append(b.counters, a.Counters...)
+		b.Accounts = append(b.Accounts, SavedAccount{Account: a, old: a.Sums, counters: b.counters[from:len(b.counters):len(b.counters)]})
+	}
+}
+
+// saveAllocation must come before the first change of al in this batch.
+func (b *Batch) saveAllocation(al *Allocation) {
+	if al.gen != b.gen {
+		al.gen = b.gen
+		b.Allocations = append(b.Allocations, SavedAllocation{Allocation: al, old: al.Progress})
+	}
+}
+
+// addAccount gives a its number and makes it findable.
+func (b *Batch) addAccount(a *Account) {
+	book := b.book
+	a.Num = book.NextNum
+	book.NextNum++
+	book.Size++
+	book.Accounts[a.Name] = a
+	a.gen = b.gen
+	b.Accounts = append(b.Accounts, SavedAccount{Account: a, IsNew: true})
+}
+
+// addAllocation gives al its place in the order and makes it findable.
+func (b *Batch) addAllocation(al *Allocation) {
+	book := b.book
+	al.Seq, al.Prev = book.NextSeq, al.Account.Last
+	al.Account.Last = al.Seq
+	book.NextSeq++
+	book.Allocations[al.Key] = al
+	al.gen = b.gen
+	b.Allocations = append(b.Allocations, SavedAllocation{Allocation: al, IsNew: true})
+}
+
+// Undo takes back everything that the batch has changed. Numbers that were given away stay unused.
+func (b *Batch) Undo() {
+	for _, saved := range b.Allocations {
+		if saved.IsNew {
+			delete(b.book.Allocations, saved.Key)
+			continue
+		}
+		saved.Allocation.Progress = saved.old
+	}
+	for _, saved := range b.Accounts {
+		if saved.IsNew {
+			delete(b.book.Accounts, saved.Name)
+			b.book.Size--
+			continue
+		}
+		saved.Account.Sums = saved.old
+		saved.Account.Counters = append(saved.Account.Counters[:0], saved.counters...)
+	}
+}
+
+// find returns the allocation of key from the book or from what was read for this batch.
+func (b *Batch) find(key Key) *Allocation {
+	if al := b.book.Allocations[key]; al != nil {
+		return al
+	}
+	return b.Cold[key]
+}
+
+// otherLedgers are the ledgers beside the reservation's own that limits names.
+func otherLedgers(limits []service.Limit) (names []string) {
+	for i := range limits {
+		if name := limits[i].Ledger; name != "" && !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	return names
+}
