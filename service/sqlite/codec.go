@@ -29,17 +29,8 @@ type row struct {
 	age      time.Duration
 	wall     int64 // the latest wall time that age has counted, Unix ms
 	accounts []*book.Account
-	allocs   []*codedAllocation
+	allocs   []*book.Coded
 }
-
-// codedAllocation is an allocation whose accounts are known by their numbers only.
-type codedAllocation struct {
-	book.Allocation
-	num   uint32
-	holds []codedHold
-}
-
-type codedHold struct{ num, epoch uint32 }
 
 // appendRow encodes what b changed at c.
 func appendRow(buf []byte, b *book.Batch, c *book.Clock) []byte {
@@ -61,13 +52,13 @@ func appendRow(buf []byte, b *book.Batch, c *book.Clock) []byte {
 // appendAccount leaves out the name where it has been written before.
 func appendAccount(buf []byte, a *book.Account) []byte {
 	buf = binary.AppendUvarint(buf, uint64(a.Num))
-	buf = appendBool(buf, !a.Named)
+	buf = book.AppendBool(buf, !a.Named)
 	if !a.Named {
-		buf = appendString(buf, a.Name.App)
-		buf = appendString(buf, a.Name.Alias)
+		buf = book.AppendString(buf, a.Name.App)
+		buf = book.AppendString(buf, a.Name.Alias)
 	}
 	buf = appendSums(buf, &a.Sums)
-	return appendCounters(buf, a.Counters)
+	return book.AppendCounters(buf, a.Counters)
 }
 
 func appendSums(buf []byte, s *book.Sums) []byte {
@@ -78,85 +69,20 @@ func appendSums(buf []byte, s *book.Sums) []byte {
 	return binary.AppendUvarint(buf, s.Last)
 }
 
-// The bits of a counter's first byte; the rest of it is the window.
-const (
-	bitBucket = 1 << (5 + iota)
-	bitLimited
-	bitSoft
-)
-
-func appendCounters(buf []byte, counters []book.Counter) []byte {
-	buf = binary.AppendUvarint(buf, uint64(len(counters)))
-	for i := range counters {
-		c := &counters[i]
-		kind := byte(c.Window)
-		if c.Bucket {
-			kind |= bitBucket
-		}
-		if c.Limited {
-			kind |= bitLimited
-		}
-		if c.Soft {
-			kind |= bitSoft
-		}
-		buf = append(buf, kind)
-		buf = binary.AppendVarint(buf, int64(c.Limit))
-		buf = binary.AppendVarint(buf, int64(c.Rate))
-		buf = appendString(buf, c.Policy)
-		buf = binary.AppendVarint(buf, c.Start)
-		buf = binary.AppendVarint(buf, int64(c.Age))
-		buf = binary.AppendVarint(buf, c.Frac)
-		buf = binary.AppendUvarint(buf, uint64(c.Epoch))
-		buf = binary.AppendVarint(buf, int64(c.Used))
-		buf = binary.AppendVarint(buf, int64(c.Held))
-	}
-	return buf
-}
-
 func appendAllocation(buf []byte, al *book.Allocation) []byte {
 	buf = binary.AppendUvarint(buf, al.Seq)
 	buf = append(buf, al.Key[:]...)
 	buf = binary.AppendUvarint(buf, uint64(al.Account.Num))
-	buf = appendString(buf, al.ID)
+	buf = book.AppendString(buf, al.ID)
 	buf = binary.AppendVarint(buf, int64(al.Reserved))
 	buf = binary.AppendVarint(buf, al.ReservedAt)
 	buf = binary.AppendVarint(buf, int64(al.Age))
 	buf = binary.AppendUvarint(buf, al.Prev)
-	buf = appendDetail(buf, al)
+	buf = book.AppendDetail(buf, al)
 	buf = append(buf, byte(al.State), byte(al.Flags))
 	buf = binary.AppendVarint(buf, int64(al.Charged))
 	buf = binary.AppendVarint(buf, al.EndedAt)
-	return appendString(buf, al.Meta)
-}
-
-// appendDetail encodes the first answer and the holds.
-func appendDetail(buf []byte, al *book.Allocation) []byte {
-	buf = appendBool(buf, al.Answer.Limited)
-	if al.Answer.Limited {
-		buf = binary.AppendVarint(buf, int64(al.Answer.Limit))
-		buf = binary.AppendVarint(buf, int64(al.Answer.Remaining))
-		buf = binary.AppendVarint(buf, al.Answer.ResetAt)
-		buf = binary.AppendVarint(buf, al.Answer.WindowSeconds)
-		buf = appendString(buf, al.Answer.Policy)
-	}
-	buf = binary.AppendUvarint(buf, uint64(len(al.Holds)))
-	for _, h := range al.Holds {
-		buf = binary.AppendUvarint(buf, uint64(h.Account.Num))
-		buf = binary.AppendUvarint(buf, uint64(h.Epoch))
-	}
-	return buf
-}
-
-func appendBool(buf []byte, v bool) []byte {
-	if v {
-		return append(buf, 1)
-	}
-	return append(buf, 0)
-}
-
-func appendString[T string | []byte](buf []byte, s T) []byte {
-	buf = binary.AppendUvarint(buf, uint64(len(s)))
-	return append(buf, s...)
+	return book.AppendString(buf, al.Meta)
 }
 
 // decodeRow reads what appendRow wrote; anything else is an error, never a panic.
@@ -167,124 +93,44 @@ func decodeRow(data []byte) (*row, error) {
 	if crc32.ChecksumIEEE(data[rowHeader:]) != binary.LittleEndian.Uint32(data[1:]) {
 		return nil, fmt.Errorf("%w: its checksum is wrong", errBadRow)
 	}
-	d := &decoder{rest: data[rowHeader:]}
-	r := &row{age: time.Duration(d.int()), wall: d.int()}
-	for n := d.uint(); n > 0 && !d.bad; n-- {
-		r.accounts = append(r.accounts, d.account())
+	d := book.NewDecoder(data[rowHeader:])
+	r := &row{age: time.Duration(d.Int()), wall: d.Int()}
+	for n := d.Uint(); n > 0 && !d.Bad(); n-- {
+		r.accounts = append(r.accounts, decodeAccount(d))
 	}
-	for n := d.uint(); n > 0 && !d.bad; n-- {
-		r.allocs = append(r.allocs, d.allocation())
+	for n := d.Uint(); n > 0 && !d.Bad(); n-- {
+		r.allocs = append(r.allocs, decodeAllocation(d))
 	}
-	if d.bad || len(d.rest) != 0 {
+	if !d.Done() {
 		return nil, fmt.Errorf("%w: its length is wrong", errBadRow)
 	}
 	return r, nil
 }
 
-// decoder reads from rest; once something is missing it is bad and reads zeros.
-type decoder struct {
-	rest []byte
-	bad  bool
-}
-
-func (d *decoder) account() *book.Account {
-	a := &book.Account{Num: uint32(d.uint())}
-	if a.Named = d.byte() != 0; a.Named {
-		a.Name = book.Name{App: string(d.bytes()), Alias: string(d.bytes())}
+func decodeAccount(d *book.Decoder) *book.Account {
+	a := &book.Account{Num: uint32(d.Uint())}
+	if a.Named = d.Byte() != 0; a.Named {
+		a.Name = book.Name{App: string(d.Bytes()), Alias: string(d.Bytes())}
 	}
 	a.Sums = book.Sums{
-		Held: service.Micros(d.int()), Total: service.Micros(d.int()), Touched: d.int(), Epochs: uint32(d.uint()), Last: d.uint(),
+		Held: service.Micros(d.Int()), Total: service.Micros(d.Int()), Touched: d.Int(), Epochs: uint32(d.Uint()), Last: d.Uint(),
 	}
-	a.Counters = d.counters(nil)
+	a.Counters = d.Counters(nil)
 	return a
 }
 
-// counters decodes counters; texts holds one copy of those that many share, where it is not nil.
-func (d *decoder) counters(texts map[string]string) []book.Counter {
-	n := d.uint()
-	if n == 0 || d.bad || n > uint64(len(d.rest)) {
-		d.bad = d.bad || n > 0
-		return nil
-	}
-	counters := make([]book.Counter, n)
-	for i := range counters {
-		c := &counters[i]
-		kind := d.byte()
-		c.Window, c.Bucket, c.Limited, c.Soft = service.Window(kind&(bitBucket-1)), kind&bitBucket != 0, kind&bitLimited != 0, kind&bitSoft != 0
-		if c.Window < service.WindowSecond || c.Window > service.WindowMonth {
-			d.bad, d.rest = true, nil
-			return nil
-		}
-		c.Limit, c.Rate = service.Micros(d.int()), service.Micros(d.int())
-		c.Policy = share(texts, string(d.bytes()))
-		c.Start, c.Age, c.Frac = d.int(), time.Duration(d.int()), d.int()
-		c.Epoch, c.Used, c.Held = uint32(d.uint()), service.Micros(d.int()), service.Micros(d.int())
-	}
-	return counters
-}
-
-func (d *decoder) allocation() *codedAllocation {
-	al := &codedAllocation{}
-	al.Seq = d.uint()
-	copy(al.Key[:], d.take(uint64(len(al.Key))))
-	al.num = uint32(d.uint())
-	al.ID = string(d.bytes())
-	al.Reserved, al.ReservedAt, al.Age, al.Prev = service.Micros(d.int()), d.int(), time.Duration(d.int()), d.uint()
-	d.detail(al)
-	al.State, al.Flags = service.State(d.byte()), service.Flag(d.byte())
-	al.Charged, al.EndedAt = service.Micros(d.int()), d.int()
-	if meta := d.bytes(); len(meta) > 0 {
+func decodeAllocation(d *book.Decoder) *book.Coded {
+	al := &book.Coded{}
+	al.Seq = d.Uint()
+	copy(al.Key[:], d.Take(uint64(len(al.Key))))
+	al.Num = uint32(d.Uint())
+	al.ID = string(d.Bytes())
+	al.Reserved, al.ReservedAt, al.Age, al.Prev = service.Micros(d.Int()), d.Int(), time.Duration(d.Int()), d.Uint()
+	d.Detail(al)
+	al.State, al.Flags = service.State(d.Byte()), service.Flag(d.Byte())
+	al.Charged, al.EndedAt = service.Micros(d.Int()), d.Int()
+	if meta := d.Bytes(); len(meta) > 0 {
 		al.Meta = append([]byte(nil), meta...)
 	}
 	return al
-}
-
-func (d *decoder) detail(al *codedAllocation) {
-	if al.Answer.Limited = d.byte() != 0; al.Answer.Limited {
-		al.Answer.Limit, al.Answer.Remaining = service.Micros(d.int()), service.Micros(d.int())
-		al.Answer.ResetAt, al.Answer.WindowSeconds, al.Answer.Policy = d.int(), d.int(), string(d.bytes())
-	}
-	for n := d.uint(); n > 0 && !d.bad; n-- {
-		al.holds = append(al.holds, codedHold{uint32(d.uint()), uint32(d.uint())})
-	}
-}
-
-func (d *decoder) int() int64 {
-	v, n := binary.Varint(d.rest)
-	d.skip(n)
-	return v
-}
-
-func (d *decoder) uint() uint64 {
-	v, n := binary.Uvarint(d.rest)
-	d.skip(n)
-	return v
-}
-
-// skip moves past a varint of n bytes; n <= 0 says that there was none.
-func (d *decoder) skip(n int) {
-	if n <= 0 {
-		d.bad, d.rest = true, nil
-		return
-	}
-	d.rest = d.rest[n:]
-}
-
-func (d *decoder) byte() byte {
-	if b := d.take(1); b != nil {
-		return b[0]
-	}
-	return 0
-}
-
-func (d *decoder) bytes() []byte { return d.take(d.uint()) }
-
-func (d *decoder) take(n uint64) []byte {
-	if n > uint64(len(d.rest)) {
-		d.bad, d.rest = true, nil
-		return nil
-	}
-	b := d.rest[:n]
-	d.rest = d.rest[n:]
-	return b
 }

@@ -46,7 +46,7 @@ func TestRowBytes(t *testing.T) {
 	}
 	al := b.Allocations[0].Allocation
 	al.Account, al.Holds = nil, nil
-	if got := r.allocs[0]; !reflect.DeepEqual(&got.Allocation, al) || got.num != 300 || !reflect.DeepEqual(got.holds, []codedHold{{300, 2}, {300, 3}}) {
+	if got := r.allocs[0]; !reflect.DeepEqual(&got.Allocation, al) || got.Num != 300 || !reflect.DeepEqual(got.Holds, []book.CodedHold{{Num: 300, Epoch: 2}, {Num: 300, Epoch: 3}}) {
 		t.Errorf("allocation %+v, want %+v", got, al)
 	}
 	if r.age != c.Age || r.wall != 1e12 {
@@ -61,9 +61,9 @@ func FuzzDecodeRow(f *testing.F) {
 	f.Fuzz(func(_ *testing.T, data []byte) {
 		_, _ = decodeRow(data) // it must not panic
 		if len(data) > rowHeader {
-			d := &decoder{rest: data[rowHeader:]} // past the checksum, which random bytes rarely have
-			d.account()
-			d.allocation()
+			d := book.NewDecoder(data[rowHeader:]) // past the checksum, which random bytes rarely have
+			decodeAccount(d)
+			decodeAllocation(d)
 		}
 	})
 }

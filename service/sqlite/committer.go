@@ -173,8 +173,8 @@ func (s *Store) lookup(ctx context.Context, b *book.Batch, ops []*operation) err
 		}
 	}
 	s.lookupKeys = keys
-	return s.tables.lookup(ctx, keys, func(coded *codedAllocation) error {
-		al, err := s.state.link(coded)
+	return s.tables.lookup(ctx, keys, func(coded *book.Coded) error {
+		al, err := coded.Link(s.state.account)
 		if err != nil {
 			return err
 		}

@@ -84,7 +84,7 @@ func (s *Store) takeFold() *foldJob {
 	for i, a := range d.accounts {
 		a.Dirty = false
 		from := len(buf)
-		buf = appendCounters(buf, a.Counters)
+		buf = book.AppendCounters(buf, a.Counters)
 		j.accounts[i] = foldedAccount{a, a.Sums, buf[from:len(buf):len(buf)]}
 	}
 	for i, al := range d.allocs {

@@ -179,7 +179,7 @@ func (s *Store) allocationsOf(ctx context.Context, q service.AllocationQuery) ([
 		return nil, err
 	}
 	var found []service.Allocation
-	err = scanAllocations(rows, func(coded *codedAllocation) error {
+	err = scanAllocations(rows, func(coded *book.Coded) error {
 		coded.Account = a
 		v, err := view(&coded.Allocation)
 		found = append(found, v)

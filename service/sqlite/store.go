@@ -159,31 +159,9 @@ func (s *Store) restoreAccount(a *book.Account) {
 	s.state.Size++
 }
 
-// link finds the accounts of an allocation that was read.
-func (s *state) link(al *codedAllocation) (*book.Allocation, error) {
-	account := func(num uint32) (*book.Account, error) {
-		if a := s.account(num); a != nil {
-			return a, nil
-		}
-		return nil, fmt.Errorf("allocation %d is of ledger %d, which does not exist", al.Seq, num)
-	}
-	var err error
-	if al.Account, err = account(al.num); err != nil {
-		return nil, err
-	}
-	al.Holds = make([]book.Hold, len(al.holds))
-	for i, h := range al.holds {
-		al.Holds[i].Epoch = h.epoch
-		if al.Holds[i].Account, err = account(h.num); err != nil {
-			return nil, err
-		}
-	}
-	return &al.Allocation, nil
-}
-
 // restoreAllocation keeps al until restoreLists sorts out which are over.
-func (s *Store) restoreAllocation(coded *codedAllocation) error {
-	al, err := s.state.link(coded)
+func (s *Store) restoreAllocation(coded *book.Coded) error {
+	al, err := coded.Link(s.state.account)
 	if err != nil {
 		return err
 	}

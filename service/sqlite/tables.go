@@ -131,7 +131,7 @@ func (t *tables) size(ctx context.Context) (n int, err error) {
 }
 
 // load calls ledger for each account and allocation for each held or recent allocation, the oldest first.
-func (t *tables) load(ctx context.Context, ledger func(*book.Account), allocation func(*codedAllocation) error) error {
+func (t *tables) load(ctx context.Context, ledger func(*book.Account), allocation func(*book.Coded) error) error {
 	rows, err := t.db.QueryContext(ctx, `SELECT `+ledgerColumns+` FROM ledgers`)
 	if err != nil {
 		return err
@@ -144,9 +144,9 @@ func (t *tables) load(ctx context.Context, ledger func(*book.Account), allocatio
 		if err := rows.Scan(&a.Num, &a.Name.App, &a.Name.Alias, &a.Held, &a.Total, &a.Touched, &a.Epochs, &a.Last, &counters); err != nil {
 			return err
 		}
-		a.Name.App = share(seen, a.Name.App)
-		d := decoder{rest: counters}
-		if a.Counters = d.counters(seen); d.bad || len(d.rest) > 0 {
+		a.Name.App = book.Share(seen, a.Name.App)
+		d := book.NewDecoder(counters)
+		if a.Counters = d.Counters(seen); !d.Done() {
 			return fmt.Errorf("ledger %d: its counters are damaged", a.Num)
 		}
 		ledger(a)
@@ -162,19 +162,8 @@ func (t *tables) load(ctx context.Context, ledger func(*book.Account), allocatio
 	return scanAllocations(found, allocation)
 }
 
-// share returns the copy of text that seen holds.
-func share(seen map[string]string, text string) string {
-	if known, ok := seen[text]; ok {
-		return known
-	}
-	if seen != nil {
-		seen[text] = text
-	}
-	return text
-}
-
 // lookup reads the allocations of keys, as many of them as there are.
-func (t *tables) lookup(ctx context.Context, keys []book.Key, found func(*codedAllocation) error) error {
+func (t *tables) lookup(ctx context.Context, keys []book.Key, found func(*book.Coded) error) error {
 	for len(keys) > 0 {
 		args := t.lookupArgs[:0]
 		for i := range rowsPerStatement {
@@ -194,19 +183,19 @@ func (t *tables) lookup(ctx context.Context, keys []book.Key, found func(*codedA
 }
 
 // scanAllocations reads and closes rows.
-func scanAllocations(rows *sql.Rows, found func(*codedAllocation) error) error {
+func scanAllocations(rows *sql.Rows, found func(*book.Coded) error) error {
 	defer func() { _ = rows.Close() }() // rows.Err says what went wrong
 	for rows.Next() {
-		al := &codedAllocation{}
+		al := &book.Coded{}
 		al.InTables = true
 		var key, detail sql.RawBytes
-		if err := rows.Scan(&al.Seq, &key, &al.num, &al.ID, &al.Reserved, &al.ReservedAt, &al.Age, &al.Prev, &detail,
+		if err := rows.Scan(&al.Seq, &key, &al.Num, &al.ID, &al.Reserved, &al.ReservedAt, &al.Age, &al.Prev, &detail,
 			&al.State, &al.Flags, &al.Charged, &al.EndedAt, &al.Meta); err != nil {
 			return err
 		}
-		d := decoder{rest: detail}
-		d.detail(al)
-		if len(key) != len(al.Key) || d.bad || len(d.rest) > 0 {
+		d := book.NewDecoder(detail)
+		d.Detail(al)
+		if len(key) != len(al.Key) || !d.Done() {
 			return fmt.Errorf("allocation %d is damaged", al.Seq)
 		}
 		copy(al.Key[:], key)
@@ -274,7 +263,7 @@ func (t *tables) fold(ctx context.Context, j *foldJob) error {
 		if len(p.Meta) > 0 {
 			meta = string(p.Meta)
 		}
-		return append(args, int64(al.Seq), al.Key[:], al.Account.Num, al.ID, int64(al.Reserved), al.ReservedAt, int64(al.Age), int64(al.Prev), appendDetail(nil, al),
+		return append(args, int64(al.Seq), al.Key[:], al.Account.Num, al.ID, int64(al.Reserved), al.ReservedAt, int64(al.Age), int64(al.Prev), book.AppendDetail(nil, al),
 			int64(p.State), int64(p.Flags), int64(p.Charged), p.EndedAt, meta)
 	}); err != nil {
 		return err
