@@ -354,6 +354,19 @@ type Counters struct {
 	Ledgers int `json:"ledgers"`
 }
 
+// Add adds what other counts; what there is now stays.
+func (c *Counters) Add(other *Counters) {
+	c.Reserved += other.Reserved
+	c.Denied += other.Denied
+	c.Settled += other.Settled
+	c.Voided += other.Voided
+	c.Expired += other.Expired
+	c.Flagged += other.Flagged
+	c.Repeated += other.Repeated
+	c.Failed += other.Failed
+	c.Commits += other.Commits
+}
+
 // Reserve submits r and waits for the decision. When ctx ends first, its error is returned and the
 // decision is still carried out.
 func Reserve(ctx context.Context, l Ledger, r Reservation) (Decision, error) {

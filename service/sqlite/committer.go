@@ -196,13 +196,7 @@ func (s *Store) count(b *book.Batch, ops int, err error) {
 	if !b.Empty() {
 		c.Commits++
 	}
-	c.Reserved += b.Counted.Reserved
-	c.Denied += b.Counted.Denied
-	c.Settled += b.Counted.Settled
-	c.Voided += b.Counted.Voided
-	c.Expired += b.Counted.Expired
-	c.Flagged += b.Counted.Flagged
-	c.Repeated += b.Counted.Repeated
+	c.Add(&b.Counted)
 }
 
 // report logs when something begins to fail and when it works again.

@@ -3,7 +3,6 @@ package sqlite
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"slices"
 	"strings"
 	"time"
@@ -147,7 +146,7 @@ func (s *Store) Allocations(ctx context.Context, q service.AllocationQuery) ([]s
 	slices.SortFunc(newest, func(a, b *book.Allocation) int { return cmp.Compare(b.Seq, a.Seq) })
 	found := make([]service.Allocation, 0, min(limit, len(newest)))
 	for _, al := range newest[:min(limit, len(newest))] {
-		v, err := view(al)
+		v, err := al.View()
 		if err != nil {
 			return nil, err
 		}
@@ -181,23 +180,11 @@ func (s *Store) allocationsOf(ctx context.Context, q service.AllocationQuery) ([
 	var found []service.Allocation
 	err = scanAllocations(rows, func(coded *book.Coded) error {
 		coded.Account = a
-		v, err := view(&coded.Allocation)
+		v, err := coded.View()
 		found = append(found, v)
 		return err
 	})
 	return found, err
-}
-
-func view(al *book.Allocation) (service.Allocation, error) {
-	v := service.Allocation{
-		ID: al.ID, Application: al.Account.Name.App, Alias: al.Account.Name.Alias,
-		Reserved: al.Reserved, Charged: al.Charged, State: al.State, Flags: al.Flags,
-		ReservedAt: book.Millis(al.ReservedAt), EndedAt: book.Millis(al.EndedAt),
-	}
-	if len(al.Meta) == 0 {
-		return v, nil
-	}
-	return v, json.Unmarshal(al.Meta, &v.Metadata)
 }
 
 // Usage implements service.Ledger.

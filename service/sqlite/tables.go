@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/usageflow/usageflow-go-middleware/service"
 	"github.com/usageflow/usageflow-go-middleware/service/internal/book"
 )
 
@@ -283,46 +282,16 @@ func (t *tables) fold(ctx context.Context, j *foldJob) error {
 	return tx.Commit()
 }
 
-// usageKey is a row of the table usage.
-type usageKey struct {
-	hour   int64
-	ledger uint32
-}
-
 // foldUsage adds what has ended to the hours in which it did, and to the outbox. A settlement is final, so it is
 // in one job only that is committed.
 func (t *tables) foldUsage(ctx context.Context, tx *sql.Tx, j *foldJob) error {
-	sums := map[usageKey]*service.Usage{}
-	var keys []usageKey
-	var settled []uint64
+	var hours book.Hours
 	for i := range j.allocs {
-		al, p := j.allocs[i].Allocation, &j.allocs[i].now
-		if p.State == service.StateHeld {
-			continue
-		}
-		key := usageKey{service.WindowHour.Start(time.UnixMilli(p.EndedAt)).UnixMilli(), al.Account.Num}
-		u := sums[key]
-		if u == nil {
-			u = &service.Usage{}
-			sums[key], keys = u, append(keys, key)
-		}
-		switch p.State {
-		case service.StateExpired:
-			u.Expired++
-		case service.StateVoided:
-			u.Voided++
-		default:
-			u.Amount = u.Amount.Add(p.Charged)
-			u.Requests++
-			if p.Flags != 0 {
-				u.Flagged++
-			}
-			settled = append(settled, al.Seq)
-		}
+		hours.Add(j.allocs[i].Allocation, &j.allocs[i].now)
 	}
-	if err := t.usage.all(ctx, tx, len(keys), func(args []any, i int) []any {
-		u := sums[keys[i]]
-		return append(args, keys[i].hour, keys[i].ledger, int64(u.Amount), int64(u.Requests), int64(u.Voided), int64(u.Expired), int64(u.Flagged))
+	if err := t.usage.all(ctx, tx, len(hours.List), func(args []any, i int) []any {
+		u := &hours.List[i]
+		return append(args, u.Hour, u.Account.Num, int64(u.Amount), int64(u.Requests), int64(u.Voided), int64(u.Expired), int64(u.Flagged))
 	}); err != nil {
 		return err
 	}
@@ -330,5 +299,5 @@ func (t *tables) foldUsage(ctx context.Context, tx *sql.Tx, j *foldJob) error {
 	if err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM exports)`).Scan(&exporting); err != nil || !exporting {
 		return err
 	}
-	return t.outbox.all(ctx, tx, len(settled), func(args []any, i int) []any { return append(args, int64(settled[i])) })
+	return t.outbox.all(ctx, tx, len(hours.Settled), func(args []any, i int) []any { return append(args, int64(hours.Settled[i])) })
 }

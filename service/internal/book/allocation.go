@@ -3,6 +3,7 @@ package book
 import (
 	"container/list"
 	"crypto/sha256"
+	"encoding/json"
 	"time"
 
 	"github.com/usageflow/usageflow-go-middleware/service"
@@ -97,4 +98,17 @@ func (al *Allocation) eachAccount(f func(*Account)) {
 			f(h.Account)
 		}
 	}
+}
+
+// View is al as it stands.
+func (al *Allocation) View() (service.Allocation, error) {
+	v := service.Allocation{
+		ID: al.ID, Application: al.Account.Name.App, Alias: al.Account.Name.Alias,
+		Reserved: al.Reserved, Charged: al.Charged, State: al.State, Flags: al.Flags,
+		ReservedAt: Millis(al.ReservedAt), EndedAt: Millis(al.EndedAt),
+	}
+	if len(al.Meta) == 0 {
+		return v, nil
+	}
+	return v, json.Unmarshal(al.Meta, &v.Metadata)
 }

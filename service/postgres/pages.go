@@ -1,0 +1,224 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/usageflow/usageflow-go-middleware/service"
+	"github.com/usageflow/usageflow-go-middleware/service/internal/book"
+)
+
+// expireAtOnce bounds the allocations that one transaction expires.
+const expireAtOnce = 4096
+
+const (
+	ledgerColumns     = "num, app, alias, held, total, touched, epochs, last, counters"
+	allocationColumns = "seq, key, ledger, id, reserved, reserved_at, age, prev, detail, state, flags, charged, ended_at, meta"
+)
+
+// pages are what one transaction has read: the book of the ledgers and allocations that it needs.
+type pages struct {
+	book  *book.Book
+	clock clockRow
+	byNum map[uint32]*book.Account
+	allow bool // exports want to see settlements
+}
+
+// clockRow is the row of the table clock.
+type clockRow struct {
+	age, wall                          int64 // µs
+	nextSeq, nextLedger, ledgers, held int64
+}
+
+// nowParam is the time for the database, NULL where it has its own.
+func (s *Store) nowParam() *int64 {
+	if s.opts.Now == nil {
+		return nil
+	}
+	now := s.opts.Now().UnixMicro()
+	return &now
+}
+
+// The database's clock in Unix µs, or the one that is given as $1.
+const nowSQL = `coalesce($1::bigint, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)`
+
+const (
+	lockSQL  = `SELECT 1 FROM usageflow.clock FOR UPDATE`
+	clockSQL = `UPDATE usageflow.clock SET age = age + greatest(0, CASE WHEN wall = 0 THEN 0 ELSE ` + nowSQL + ` - wall END), wall = greatest(wall, ` + nowSQL + `)
+		RETURNING age, wall, next_seq, next_ledger, ledgers, held, ` + nowSQL + `, EXISTS (SELECT 1 FROM usageflow.exports)`
+	ledgersSQL = `SELECT ` + ledgerColumns + ` FROM usageflow.ledgers WHERE (app, alias) IN (SELECT * FROM unnest($1::text[], $2::text[]))
+		UNION SELECT ` + ledgerColumns + ` FROM usageflow.ledgers WHERE num IN (
+			SELECT unnest(ledger || held_in) FROM usageflow.allocations
+			WHERE key = ANY ($3) OR state = 0 AND age <= (SELECT age FROM usageflow.clock) - $4)`
+	allocationsSQL = `SELECT ` + allocationColumns + ` FROM usageflow.allocations WHERE key = ANY ($1)
+		UNION ALL (SELECT ` + allocationColumns + ` FROM usageflow.allocations
+			WHERE state = 0 AND age <= (SELECT age FROM usageflow.clock) - $2 AND NOT key = ANY ($1) ORDER BY age, seq LIMIT $3)`
+)
+
+// read begins the transaction, in which it takes the lock, and reads what ops need.
+func (s *Store) read(ctx context.Context, conn *pgxpool.Conn, ops []*operation) (*pages, error) {
+	apps, aliases, keys := []string{}, []string{}, [][16]byte{} // not nil, which is NULL
+	seen := make(map[book.Name]bool, len(ops))
+	for _, op := range ops {
+		op.names(func(n book.Name) {
+			if !seen[n] {
+				seen[n] = true
+				apps, aliases = append(apps, n.App), append(aliases, n.Alias)
+			}
+		})
+		if op.sweepDone == nil {
+			keys = append(keys, op.key)
+		}
+	}
+	p := &pages{book: book.New(len(apps)), byNum: make(map[uint32]*book.Account, len(apps))}
+	p.book.HoldTime, p.book.MaxAccounts = s.opts.HoldTime, s.opts.MaxLedgers
+	hold := s.opts.HoldTime.Microseconds()
+	var batch pgx.Batch
+	batch.Queue(`BEGIN`)
+	batch.Queue(lockSQL)
+	batch.Queue(clockSQL, s.nowParam()).QueryRow(func(row pgx.Row) error {
+		var now int64
+		c := &p.clock
+		if err := row.Scan(&c.age, &c.wall, &c.nextSeq, &c.nextLedger, &c.ledgers, &c.held, &now, &p.allow); err != nil {
+			return err
+		}
+		p.book.Clock = book.Clock{Now: func() time.Time { return time.UnixMicro(now) }, Age: time.Duration(c.age) * time.Microsecond, Last: time.UnixMicro(c.wall)}
+		p.book.NextSeq, p.book.NextNum, p.book.Size = uint64(c.nextSeq), uint32(c.nextLedger), int(c.ledgers)
+		return nil
+	})
+	batch.Queue(ledgersSQL, apps, aliases, keys, hold).Query(func(rows pgx.Rows) error { return p.readLedgers(rows) })
+	batch.Queue(allocationsSQL, keys, hold, expireAtOnce).Query(func(rows pgx.Rows) error { return p.readAllocations(rows) })
+	if err := conn.SendBatch(ctx, &batch).Close(); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+func (p *pages) readLedgers(rows pgx.Rows) error {
+	for rows.Next() {
+		a, err := scanLedger(rows)
+		if err != nil {
+			return err
+		}
+		p.book.Accounts[a.Name] = a
+		p.byNum[a.Num] = a
+	}
+	return rows.Err()
+}
+
+func scanLedger(row pgx.Row) (*book.Account, error) {
+	a := &book.Account{}
+	var counters []byte
+	if err := row.Scan(&a.Num, &a.Name.App, &a.Name.Alias, &a.Held, &a.Total, &a.Touched, &a.Epochs, &a.Last, &counters); err != nil {
+		return nil, err
+	}
+	d := book.NewDecoder(counters)
+	if a.Counters = d.Counters(nil); !d.Done() {
+		return nil, fmt.Errorf("ledger %d: its counters are damaged", a.Num)
+	}
+	return a, nil
+}
+
+func (p *pages) readAllocations(rows pgx.Rows) error {
+	for rows.Next() {
+		coded, err := scanAllocation(rows)
+		if err != nil {
+			return err
+		}
+		al, err := coded.Link(func(num uint32) *book.Account { return p.byNum[num] })
+		if err != nil {
+			return err
+		}
+		p.book.Allocations[al.Key] = al
+		if al.State == service.StateHeld {
+			p.book.Place(al)
+		}
+	}
+	return rows.Err()
+}
+
+func scanAllocation(row pgx.Row) (*book.Coded, error) {
+	al := &book.Coded{}
+	var detail []byte
+	var age int64
+	var key [16]byte
+	var meta *string
+	if err := row.Scan(&al.Seq, &key, &al.Num, &al.ID, &al.Reserved, &al.ReservedAt, &age, &al.Prev, &detail,
+		&al.State, &al.Flags, &al.Charged, &al.EndedAt, &meta); err != nil {
+		return nil, err
+	}
+	al.Key, al.Age = key, time.Duration(age)*time.Microsecond
+	if meta != nil {
+		al.Meta = []byte(*meta)
+	}
+	d := book.NewDecoder(detail)
+	if d.Detail(al); !d.Done() {
+		return nil, fmt.Errorf("allocation %d is damaged", al.Seq)
+	}
+	return al, nil
+}
+
+const (
+	writeLedgersSQL = `INSERT INTO usageflow.ledgers AS l
+		SELECT * FROM unnest($1::bigint[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bytea[],
+			$10::bigint[], $11::bigint[], $12::double precision[], $13::bigint[])
+		ON CONFLICT (num) DO UPDATE SET held = excluded.held, total = excluded.total, touched = excluded.touched, epochs = excluded.epochs, last = excluded.last,
+			counters = excluded.counters, used_now = excluded.used_now, held_now = excluded.held_now, share_now = excluded.share_now, resets_at = excluded.resets_at`
+	newAllocationsSQL = `INSERT INTO usageflow.allocations
+		SELECT seq, key, ledger, id, reserved, reserved_at, age, prev, detail, CASE WHEN held_in = '' THEN NULL ELSE string_to_array(held_in, ' ')::bigint[] END,
+			state, flags, charged, ended_at, nullif(meta, '')
+		FROM unnest($1::bigint[], $2::uuid[], $3::bigint[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bytea[],
+			$10::text[], $11::smallint[], $12::smallint[], $13::bigint[], $14::bigint[], $15::text[])
+			AS new (seq, key, ledger, id, reserved, reserved_at, age, prev, detail, held_in, state, flags, charged, ended_at, meta)`
+	oldAllocationsSQL = `UPDATE usageflow.allocations AS a SET state = new.state, flags = new.flags, charged = new.charged, ended_at = new.ended_at, meta = nullif(new.meta, '')
+		FROM unnest($1::bigint[], $2::smallint[], $3::smallint[], $4::bigint[], $5::bigint[], $6::text[]) AS new (seq, state, flags, charged, ended_at, meta)
+		WHERE a.seq = new.seq`
+	usageSQL = `INSERT INTO usageflow.usage AS u SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[])
+		ON CONFLICT (at, ledger) DO UPDATE SET amount = u.amount + excluded.amount, requests = u.requests + excluded.requests, voided = u.voided + excluded.voided,
+			expired = u.expired + excluded.expired, flagged = u.flagged + excluded.flagged`
+	outboxSQL   = `INSERT INTO usageflow.outbox (seq) SELECT seq FROM unnest($1::bigint[]) WITH ORDINALITY AS new (seq, n) ORDER BY n`
+	setClockSQL = `UPDATE usageflow.clock SET next_seq = $1, next_ledger = $2, ledgers = $3, held = $4`
+)
+
+// write writes what b has changed and commits.
+func (p *pages) write(ctx context.Context, conn *pgxpool.Conn, b *book.Batch) error {
+	var batch pgx.Batch
+	if len(b.Accounts) > 0 {
+		batch.Queue(writeLedgersSQL, ledgerArrays(b)...)
+	}
+	fresh, old := allocationArrays(b)
+	if fresh != nil {
+		batch.Queue(newAllocationsSQL, fresh...)
+	}
+	if old != nil {
+		batch.Queue(oldAllocationsSQL, old...)
+	}
+	hours, settled := b.Usage()
+	if len(hours) > 0 {
+		batch.Queue(usageSQL, usageArrays(hours)...)
+	}
+	if p.allow && len(settled) > 0 {
+		batch.Queue(outboxSQL, settled)
+	}
+	if !b.Empty() {
+		batch.Queue(setClockSQL, int64(p.book.NextSeq), int64(p.book.NextNum), int64(p.book.Size), p.clock.held)
+	}
+	committed := errors.New("the transaction was rolled back")
+	var tag string
+	batch.Queue(`COMMIT`).Exec(func(ct pgCommandTag) error {
+		tag = ct.String()
+		return nil
+	})
+	if err := conn.SendBatch(ctx, &batch).Close(); err != nil {
+		return err
+	}
+	if tag != "COMMIT" { // a failed transaction's COMMIT is a ROLLBACK, and no error
+		return committed
+	}
+	return nil
+}
