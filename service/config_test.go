@@ -41,7 +41,7 @@ func TestLoadConfig(t *testing.T) {
 	if c.Application("") != nil || c.Application("nothing") != nil {
 		t.Error("an unknown key has an application")
 	}
-	if p := acme.Policies[0]; p.Type != service.TypeAPI || p.Limit != 5e6 || p.Window != service.WindowMinute || p.Name != "GET /api/reports" || p.IsResponseTrackingEnabled {
+	if p := acme.Policies[0]; p.Type != service.TypeAPI || len(p.Limits) != 1 || p.Limits[0] != (service.PolicyLimit{Limit: 5e6, Window: service.WindowMinute}) || p.Name != "GET /api/reports" || p.IsResponseTrackingEnabled {
 		t.Errorf("policy %+v", p)
 	}
 	if !acme.Policies[1].IsResponseTrackingEnabled || acme.Policies[2].IsResponseTrackingEnabled {

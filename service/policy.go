@@ -28,9 +28,12 @@ func newLimitIndex(policies []Policy) limitIndex {
 	index := limitIndex{limits: map[Endpoint]*Limit{}, headNamed: map[string]bool{}}
 	sorted := slices.Clone(policies)
 	slices.SortStableFunc(sorted, func(a, b Policy) int {
-		return cmp.Or(cmp.Compare(a.rate(), b.rate()), cmp.Compare(a.Window, b.Window), cmp.Compare(a.Limit, b.Limit), cmp.Compare(a.Name, b.Name))
+		return cmp.Or(cmp.Compare(a.rate(), b.rate()), cmp.Compare(a.first().Window, b.first().Window), cmp.Compare(a.first().Limit, b.first().Limit), cmp.Compare(a.Name, b.Name))
 	})
 	for _, p := range sorted {
+		if p.Scope == ScopeIdentity {
+			continue // it limits no alias by itself
+		}
 		key := Endpoint{Method: jobMethod, URL: alias.Escape(strings.TrimSpace(p.URL))}
 		if p.Type == TypeAPI {
 			key = Endpoint{Method: alias.Escape(strings.ToUpper(strings.TrimSpace(p.Method))), URL: alias.Escape(alias.Pattern(strings.TrimSpace(p.URL)))}
@@ -39,7 +42,7 @@ func newLimitIndex(policies []Policy) limitIndex {
 			index.headNamed[key.URL] = true
 		}
 		if p.HasRateLimit && index.limits[key] == nil {
-			index.limits[key] = &Limit{Amount: p.Limit, Window: p.Window, Policy: p.Name}
+			index.limits[key] = &Limit{Amount: p.first().Limit, Window: p.first().Window, Policy: p.Name}
 		}
 	}
 	return index
@@ -47,8 +50,16 @@ func newLimitIndex(policies []Policy) limitIndex {
 
 // rate is the limit in units per second; a month counts as 30 days.
 func (p *Policy) rate() float64 {
-	seconds := map[Window]float64{WindowSecond: 1, WindowMinute: 60, WindowHour: 3600, WindowDay: 86400, WindowMonth: 30 * 86400}[p.Window]
-	return p.Limit.Units() / max(seconds, 1)
+	seconds := map[Window]float64{WindowSecond: 1, WindowMinute: 60, WindowHour: 3600, WindowDay: 86400, WindowMonth: 30 * 86400}[p.first().Window]
+	return p.first().Limit.Units() / max(seconds, 1)
+}
+
+// first is the first limit, the zero value where there is none.
+func (p *Policy) first() PolicyLimit {
+	if len(p.Limits) == 0 {
+		return PolicyLimit{}
+	}
+	return p.Limits[0]
 }
 
 // find returns the limit of the ledger of that name, or nil where it is metered without one.

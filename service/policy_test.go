@@ -8,7 +8,7 @@ import (
 
 func TestLimitOfAlias(t *testing.T) {
 	limited := func(name, method, url string, limit Micros, window Window) Policy {
-		return Policy{Name: name, Type: TypeAPI, Method: method, URL: url, HasRateLimit: true, Limit: limit * 1e6, Window: window}
+		return Policy{Name: name, Type: TypeAPI, Method: method, URL: url, HasRateLimit: true, Limits: []PolicyLimit{{Limit: limit * 1e6, Window: window}}}
 	}
 	policies := []Policy{
 		limited("all", "*", "*", 1000, WindowDay),
@@ -22,7 +22,7 @@ func TestLimitOfAlias(t *testing.T) {
 		limited("page", "HEAD", "/page", 3, WindowHour),
 		limited("page too", "GET", "/page", 4, WindowHour),
 		{Name: "free", Type: TypeAPI, Method: "GET", URL: "/free"},
-		{Name: "job", Type: TypeFunction, Method: "GET", URL: "/free", HasRateLimit: true, Limit: 1, Window: WindowDay},
+		{Name: "job", Type: TypeFunction, Method: "GET", URL: "/free", HasRateLimit: true, Limits: []PolicyLimit{{Limit: 1, Window: WindowDay}}},
 		{Name: "head of free", Type: TypeAPI, Method: "HEAD", URL: "/nohead"},
 		limited("nohead", "GET", "/nohead", 2, WindowHour),
 	}

@@ -55,7 +55,9 @@ CREATE TABLE allocations (
 );
 CREATE INDEX held ON allocations (seq) WHERE state = 0;
 CREATE TABLE allocation_keys (key BLOB PRIMARY KEY, seq INTEGER NOT NULL) WITHOUT ROWID;
-`}
+`,
+	`CREATE TABLE document (version INTEGER NOT NULL, data BLOB NOT NULL)`, // one row, or none
+}
 
 const (
 	ledgerColumns     = "num, app, alias, limited, max, policy, win, start, epoch, used, held, total, touched"
@@ -82,7 +84,7 @@ func openTables(ctx context.Context, path string) (*tables, error) {
 	if err != nil {
 		return nil, err
 	}
-	db.SetMaxOpenConns(3) // the folder's, the committer's, and a backup's
+	db.SetMaxOpenConns(4) // the folder's, the committer's, a backup's and the configuration's
 	db.SetMaxIdleConns(2)
 	t := &tables{db: db}
 	if err := t.prepare(ctx); err != nil {
