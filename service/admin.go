@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
+	"sync/atomic"
 	"time"
 )
 
@@ -46,8 +47,9 @@ func (s *Service) viewKey(k keyRecord) keyView {
 		v.CreatedAt = s.started.UnixMilli()
 	}
 	if hash, err := parseKeyHash(k.Hash); err == nil {
-		if clock := s.usedClock(hash).Load(); clock != 0 {
-			v.LastUsedAt = &clock
+		if clock, ok := s.lastUsed.Load(hash); ok {
+			used := clock.(*atomic.Int64).Load()
+			v.LastUsedAt = &used
 		}
 	}
 	return v
@@ -142,7 +144,7 @@ func (s *Service) createApplication(w http.ResponseWriter, r *http.Request) {
 	key := generateKey()
 	var made *record
 	if !s.change(w, r, func(d *document) error {
-		if match := r.Header.Get("If-Match"); !matches(match, s.config.Load().version) {
+		if !matches(r.Header.Get("If-Match"), d.version) {
 			return errPrecondition
 		}
 		if err := d.create(body.Name, body.settings, newKey(key, "", SourceAPI), time.Now()); err != nil {

@@ -30,7 +30,7 @@ func (s *Service) serveApply(w http.ResponseWriter, r *http.Request) {
 	var changes []applicationChange
 	var after *document
 	apply := func(d *document) error {
-		if match := r.Header.Get("If-Match"); !matches(match, s.config.Load().version) {
+		if !matches(r.Header.Get("If-Match"), d.version) {
 			return errPrecondition
 		}
 		changes, after = d.apply(file, time.Now()), d

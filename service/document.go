@@ -30,6 +30,8 @@ type document struct {
 	Applications []*record `json:"applications"`
 	// Applied has a fingerprint of each application of the file, as it was when the file was last applied.
 	Applied map[string]string `json:"applied,omitempty"`
+
+	version int64 // in the store; 0: it is in none yet
 }
 
 // record is a stored application. Times are Unix ms.

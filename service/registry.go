@@ -49,6 +49,7 @@ func (r *registry) change(ctx context.Context, f func(*document) error) error {
 		if err != nil {
 			return err
 		}
+		d.version = version
 		if err := f(d); err != nil {
 			return err
 		}
@@ -77,7 +78,7 @@ func (r *registry) change(ctx context.Context, f func(*document) error) error {
 
 // look applies f to a copy of the document that is thrown away.
 func (r *registry) look(ctx context.Context, f func(*document) error) error {
-	data, _, err := r.store.LoadDocument(ctx)
+	data, version, err := r.store.LoadDocument(ctx)
 	if err != nil {
 		return err
 	}
@@ -85,6 +86,7 @@ func (r *registry) look(ctx context.Context, f func(*document) error) error {
 	if err != nil {
 		return err
 	}
+	d.version = version
 	if err := f(d); err != nil {
 		return err
 	}
