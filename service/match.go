@@ -1,6 +1,7 @@
 package service
 
 import (
+	"cmp"
 	"net/http"
 	"slices"
 	"strings"
@@ -49,16 +50,19 @@ func (s *Service) serveMatch(w http.ResponseWriter, r *http.Request) {
 
 // match says what becomes of a request. url is a route's pattern or a path.
 func (a *Application) match(method, url, identity string) matchView {
-	q := matcher{method: method, url: url, named: a.namesHead(url)}
+	q := matcher{method: method, url: url}
 	if method != jobMethod {
 		q.url = alias.Pattern(url)
 	}
+	q.headNamed = slices.ContainsFunc(a.Policies, func(p Policy) bool {
+		return strings.EqualFold(strings.TrimSpace(p.Method), http.MethodHead) && matchesURL(p.URL, q.url)
+	})
 	route := a.routeOf(&q)
 	v := matchView{Alias: alias.Ledger(method, route, identity), Budgets: []policySpec{}, Matches: []string{}}
 	for _, e := range a.WhitelistEndpoints {
 		v.Whitelisted = v.Whitelisted || q.fits(e.Method, e.URL)
 	}
-	v.Monitored = len(a.MonitoringPaths) == 0
+	v.Monitored = len(a.MonitoringPaths) == 0 || method == jobMethod
 	for _, e := range a.MonitoringPaths {
 		v.Monitored = v.Monitored || q.fits(e.Method, e.URL)
 	}
@@ -85,63 +89,59 @@ func (a *Application) match(method, url, identity string) matchView {
 	return v
 }
 
-// namesHead reports whether a policy for the url names HEAD; where none does, HEAD goes by GET's.
-func (a *Application) namesHead(url string) bool {
-	q := matcher{method: http.MethodHead, url: alias.Pattern(url), named: true}
-	return slices.ContainsFunc(a.Policies, func(p Policy) bool { return !strings.EqualFold(strings.TrimSpace(p.Method), "*") && q.policy(&p) })
-}
-
-// routeOf returns the pattern that the url belongs to, of those that the configuration knows: the most specific one.
+// routeOf returns the pattern that the url belongs to, of those that policies and blocks name: the most specific one.
 func (a *Application) routeOf(q *matcher) string {
 	if q.method == jobMethod {
 		return q.url
 	}
 	best := ""
-	try := func(method, url string) {
+	try := func(url string) {
 		url = alias.Pattern(strings.TrimSpace(url))
-		if url != "*" && q.fits(method, url) && (best == "" || moreSpecific(url, best)) {
+		if url != "*" && (best == "" || moreSpecific(url, best)) {
 			best = url
 		}
 	}
-	for _, p := range a.Policies {
-		if p.Type == TypeAPI {
-			try(p.Method, p.URL)
-		}
-	}
-	for _, list := range [][]Endpoint{a.WhitelistEndpoints, a.MonitoringPaths} {
-		for _, e := range list {
-			try(e.Method, e.URL)
+	for i := range a.Policies {
+		if p := &a.Policies[i]; q.policy(p) {
+			try(p.URL)
 		}
 	}
 	for _, e := range a.BlockedEndpoints {
-		try(e.Method, e.URL)
+		if q.fits(e.Method, e.URL) {
+			try(e.URL)
+		}
 	}
-	if best == "" {
-		return q.url
-	}
-	return best
+	return cmp.Or(best, q.url)
 }
 
-// matcher compares one request with what the configuration names.
+// matcher compares one request with what the configuration names. HEAD stands where GET does, but for policies only where none of
+// them names HEAD.
 type matcher struct {
 	method, url string
-	named       bool // a policy for the url names HEAD
+	headNamed   bool
 }
 
 func (q *matcher) policy(p *Policy) bool {
 	if p.Type == TypeFunction {
 		return q.method == jobMethod && strings.TrimSpace(p.URL) == q.url
 	}
+	if q.headNamed && strings.EqualFold(strings.TrimSpace(p.Method), http.MethodGet) && q.method == http.MethodHead {
+		return false
+	}
 	return q.fits(p.Method, p.URL)
 }
 
 func (q *matcher) fits(method, url string) bool {
 	method = strings.ToUpper(strings.TrimSpace(method))
-	if method != "*" && method != q.method && (q.method != http.MethodHead || q.named || method != http.MethodGet) {
+	if method != "*" && method != q.method && (q.method != http.MethodHead || method != http.MethodGet) {
 		return false
 	}
-	url = strings.TrimSpace(url)
-	return url == "*" || q.method != jobMethod && matchesPattern(alias.Pattern(url), q.url)
+	return matchesURL(url, q.url)
+}
+
+func matchesURL(pattern, path string) bool {
+	pattern = strings.TrimSpace(pattern)
+	return pattern == "*" || matchesPattern(alias.Pattern(pattern), path)
 }
 
 // matchesPattern reports whether a path belongs to a pattern: :id stands for one segment, a * at the end for the rest.
