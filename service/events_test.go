@@ -5,10 +5,13 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/usageflow/usageflow-go-middleware/service"
 )
@@ -170,4 +173,28 @@ func TestEventsBound(t *testing.T) {
 		openEvents(t, a, "", "")
 	}
 	a.refused(503, "unavailable", "GET", "/events", "")
+}
+
+// Streams live longer than the server's timeouts.
+func TestEventsOutliveTimeouts(t *testing.T) {
+	r, a := startEditable(t, example)
+	ws := r.dial(t, "uf_dev_key")
+	server := httptest.NewUnstartedServer(r.Handler())
+	server.Config.ReadTimeout, server.Config.WriteTimeout = 100*time.Millisecond, 100*time.Millisecond
+	server.Start()
+	defer server.Close()
+	stream := openEvents(t, &admin{t: t, base: server.URL, header: a.header}, "", "")
+	defer stream.close()
+	idle, err := net.Dial("tcp", server.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer idle.Close()
+	if _, err := idle.Read(make([]byte, 1)); err == nil { // it ends when the time of a request is over
+		t.Fatal("a silent connection is answered")
+	}
+	ask(t, ws, reserveText("1", "GET /free", "a", 1))
+	if got, ok := stream.next(); !ok || got.AllocationID != "a" {
+		t.Errorf("after the timeouts: %+v, %v", got, ok)
+	}
 }

@@ -24,6 +24,7 @@ func TestLimitOfAlias(t *testing.T) {
 		{Name: "free", Type: TypeAPI, Method: "GET", URL: "/free"},
 		{Name: "job", Type: TypeFunction, Method: "GET", URL: "/free", HasRateLimit: true, Limits: []PolicyLimit{{Limit: 1, Window: WindowDay}}},
 		{Name: "head of free", Type: TypeAPI, Method: "HEAD", URL: "/nohead"},
+		{Name: "budget", Type: TypeAPI, Method: "*", URL: "*", HasRateLimit: true, Scope: ScopeIdentity, Limits: []PolicyLimit{{Limit: 1, Window: WindowSecond}}},
 		limited("nohead", "GET", "/nohead", 2, WindowHour),
 	}
 	for range 20 {

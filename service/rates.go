@@ -30,6 +30,9 @@ func (r *rates) add(second int64, kind eventKind) {
 	s := &r.seconds[second%rateSeconds]
 	if s.at.Load() != second {
 		r.turn(second)
+		if s.at.Load() != second {
+			return // the clock was set back, by more than is kept
+		}
 	}
 	s.counts[kind].Add(1)
 }
