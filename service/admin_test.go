@@ -127,9 +127,9 @@ func TestReplaceApplication(t *testing.T) {
 	id := got.text(t, "policies.0.id")
 	for body, want := range map[string]string{
 		`{"policies":[{"id":"` + id + `","method":"GET","url":"/a"},{"id":"` + id + `","method":"GET","url":"/b"}]}`: "used twice",
-		`{"policies":[{"id":"p_none","method":"GET","url":"/a"}]}`:                                                     "no policy with the id",
-		`{"policies":[{"method":"GET","url":"/a","hasRateLimit":true,"limits":[{"limit":-1,"window":"day"}]}]}`:       "policies[0].limits[0].limit: ",
-		`{"policies":[{"method":"GET","url":"/a","limits":[{"limit":"x"}]}]}`:                                         "here is a string, where a number is expected",
+		`{"policies":[{"id":"p_none","method":"GET","url":"/a"}]}`:                                                   "no policy with the id",
+		`{"policies":[{"method":"GET","url":"/a","hasRateLimit":true,"limits":[{"limit":-1,"window":"day"}]}]}`:      "policies[0].limits[0].limit: ",
+		`{"policies":[{"method":"GET","url":"/a","limits":[{"limit":"x"}]}]}`:                                        "here is a string, where a number is expected",
 		`{"colour":"red"}`: `there is no field "colour"`,
 		`{"name":"other"}`: `there is no field "name"`,
 	} {
@@ -267,24 +267,24 @@ applications:
 	if after := a.must(200, "GET", "/applications", ""); string(after.body) != string(before.body) {
 		t.Errorf("a dry run has changed %s", after.body)
 	}
-	real := apply("/apply", text)
-	if string(dry.body) != string(real.body) {
-		t.Errorf("dry: %s\nreal: %s", dry.body, real.body)
+	done := apply("/apply", text)
+	if string(dry.body) != string(done.body) {
+		t.Errorf("dry: %s\nreal: %s", dry.body, done.body)
 	}
-	details := fmt.Sprint(real.field(t, "changes.0.details"))
+	details := fmt.Sprint(done.field(t, "changes.0.details"))
 	for _, want := range []string{"key uf_a_th… added", "policy GET /api/reports changed", "policy GET /added added", "policy POST /api/completions removed", "planCap changed", "blockedEndpoints changed", "the API's"} {
 		if !strings.Contains(details, want) {
 			t.Errorf("%q is not in %s", want, details)
 		}
 	}
-	warnings := fmt.Sprint(real.field(t, "warnings"))
+	warnings := fmt.Sprint(done.field(t, "warnings"))
 	for _, want := range []string{"server: ", "acme has 3 live keys", "fresh has no key"} {
 		if !strings.Contains(warnings, want) {
 			t.Errorf("%q is not in %s", want, warnings)
 		}
 	}
-	if real.text(t, "changes.0.action") != "updated" || real.text(t, "changes.1.action") != "created" {
-		t.Errorf("%s", real.body)
+	if done.text(t, "changes.0.action") != "updated" || done.text(t, "changes.1.action") != "created" {
+		t.Errorf("%s", done.body)
 	}
 	got := a.must(200, "GET", "/applications", "")
 	if got.text(t, "applications.0.source") != "api" || got.text(t, "applications.0.policies.0.id") != before.text(t, "applications.0.policies.0.id") || got.text(t, "applications.1.name") != "other" {
@@ -304,7 +304,7 @@ applications:
 	}
 
 	for text, want := range map[string]string{
-		"applications:\n  - name: a\n    colour: red\n":                             "usageflow.yaml:3: ",
+		"applications:\n  - name: a\n    colour: red\n":                              "usageflow.yaml:3: ",
 		"applications:\n  - name: a\n    policies:\n      - {method: GET, url: x}\n": "usageflow.yaml:4: ",
 		"applications: [{name: a, keys: [uf_other_key]}]":                            "has this key already",
 		"applications: []": "there is no application",

@@ -27,10 +27,11 @@ type registry struct {
 	log     *slog.Logger
 	install func(*Config)
 
+	failing bool // owned by poll
+
 	mu sync.Mutex
 	// version is that of the document in force; -1 before the first.
 	version int64
-	failing bool
 }
 
 // change applies f to the document, saves it and puts it in force. When others have changed it meanwhile, f is called again with

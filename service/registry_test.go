@@ -84,7 +84,9 @@ func startShared(t *testing.T, documents service.DocumentStore, text string) (*r
 func TestFileAndStore(t *testing.T) {
 	documents := &memoryDocuments{}
 	r, a := startShared(t, documents, example)
-	limit := func(a *admin) any { return a.must(200, "GET", "/applications/acme", "").field(t, "policies.0.limits.0.limit") }
+	limit := func(a *admin) any {
+		return a.must(200, "GET", "/applications/acme", "").field(t, "policies.0.limits.0.limit")
+	}
 	if limit(a) != 5.0 || r.Config().Application("uf_next_key") == nil {
 		t.Fatal("the file is not in force")
 	}

@@ -18,13 +18,13 @@ type Store interface {
 	Close() error
 }
 
-// Run runs the suite. Each call of make stands for a place that is empty, and each call of what it returns opens a store
+// Run runs the suite. Each call of place stands for a place that is empty, and each call of what it returns opens a store
 // there; the suite closes what it opens, one before the next.
-func Run(t *testing.T, make func(t *testing.T) (open func() Store)) {
+func Run(t *testing.T, place func(t *testing.T) (open func() Store)) {
 	for name, test := range map[string]func(t *testing.T, open func() Store){
 		"Empty": testEmpty, "Replace": testReplace, "Durable": testDurable, "Concurrent": testConcurrent, "Ended": testEnded,
 	} {
-		t.Run(name, func(t *testing.T) { test(t, make(t)) })
+		t.Run(name, func(t *testing.T) { test(t, place(t)) })
 	}
 }
 
