@@ -174,14 +174,14 @@ func TestReplicas(t *testing.T) {
 		t.Errorf("a key that another replica has revoked: %v", err)
 	}
 	var all sync.WaitGroup
-	for i := range 10 {
-		for name, admin := range map[string]*admin{"a": a, "b": b} {
-			all.Go(func() {
+	for name, admin := range map[string]*admin{"a": a, "b": b} {
+		all.Go(func() {
+			for i := range 10 {
 				if got := admin.do("POST", "/applications", fmt.Sprintf(`{"name":"%s%d"}`, name, i)); got.status != 201 {
 					t.Errorf("%d %s", got.status, got.body)
 				}
-			})
-		}
+			}
+		})
 	}
 	all.Wait()
 	for _, r := range []*running{first, second} {

@@ -31,7 +31,7 @@ type applied struct {
 func apply(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	flags := newFlags("apply", stderr)
 	file := flags.String("f", "", "`file` to send; - is standard input")
-	target := flags.String("url", "http://localhost:9000", "`URL` of the service")
+	target := flags.String("url", "http://localhost:9000", "`URL` of the service; in the environment, USAGEFLOW_URL, it may be the agents' own")
 	dry := flags.Bool("dry-run", false, "say what would change, and change nothing")
 	if err := parse(flags, args, applySummary, stdout); err != nil {
 		return err
