@@ -2,6 +2,7 @@ package service_test
 
 import (
 	"net/http"
+	"net/http/httptest"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -97,5 +98,20 @@ func TestSessionWithoutToken(t *testing.T) {
 		if got.field(t, "authenticated") != true || got.field(t, "tokenRequired") != false || got.text(t, "csrf") == "" {
 			t.Errorf("%s: %s", op[0], got.body)
 		}
+	}
+}
+
+// Over TLS the cookie goes over TLS only.
+func TestSessionOverTLS(t *testing.T) {
+	r := start(t, service.Options{AdminToken: adminToken})
+	server := httptest.NewTLSServer(r.Handler())
+	defer server.Close()
+	resp, err := server.Client().Post(server.URL+"/api/v1/session", "application/json", strings.NewReader(`{"token":"`+adminToken+`"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if set := resp.Header.Get("Set-Cookie"); resp.StatusCode != 200 || !strings.Contains(set, "; Secure") {
+		t.Errorf("%d, the cookie is %q", resp.StatusCode, set)
 	}
 }
