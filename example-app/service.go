@@ -42,7 +42,7 @@ func startService(opts options, log *slog.Logger) (*embeddedService, error) {
 	if err != nil {
 		return nil, fmt.Errorf("-data %s: %w", folder, err)
 	}
-	s, err := service.New(service.Options{Config: config, Ledger: ledger, AdminToken: os.Getenv(service.AdminTokenEnv), Logger: log})
+	s, err := service.New(service.Options{Config: config, Documents: ledger, Ledger: ledger, AdminToken: os.Getenv(service.AdminTokenEnv), Logger: log})
 	if err != nil {
 		return nil, errors.Join(err, ledger.Close())
 	}

@@ -19,7 +19,7 @@ type ledgerView struct {
 	Limit       *float64    `json:"limit"`
 	ResetAt     *int64      `json:"resetAt"`
 	Window      string      `json:"window"`
-	Policy      string      `json:"policy,omitempty"`
+	Policy      string      `json:"policy"`
 	Total       float64     `json:"total"`
 	LastUsed    int64       `json:"lastUsed"`
 	Limits      []limitView `json:"limits"`

@@ -1,18 +1,10 @@
 package service
 
 import (
-	"bytes"
-	"crypto/sha256"
-	"errors"
 	"fmt"
-	"io"
-	"os"
-	"reflect"
 	"slices"
 	"strings"
-
-	"github.com/goccy/go-yaml"
-	"github.com/goccy/go-yaml/parser"
+	"time"
 )
 
 // Config is what the service knows of its applications. It is read-only once it is loaded. Keys are
@@ -23,17 +15,42 @@ type Config struct {
 	Server map[string]string
 
 	byKey map[keyHash]*Application
+	// version is that of the document that this is, 0 where it comes from no store.
+	version int64
 }
 
-// keyHash is what is kept of a key.
-type keyHash [sha256.Size]byte
-
-func hashKey(key string) keyHash { return sha256.Sum256([]byte(key)) }
+// newConfig puts applications together, which have checked settings.
+func newConfig(apps []*Application) (*Config, error) {
+	c := &Config{Applications: apps, byKey: map[keyHash]*Application{}}
+	names := map[string]bool{}
+	for i, a := range apps {
+		path := fmt.Sprintf("$.applications[%d]", i)
+		if names[a.Name] {
+			return nil, invalid(path+".name", "the name %q is used twice", a.Name)
+		}
+		names[a.Name] = true
+		for k := range a.Keys {
+			hash := a.Keys[k].hash
+			if other := c.byKey[hash]; other != nil {
+				return nil, invalid(fmt.Sprintf("%s.keys[%d]", path, k), "application %q has this key already", other.Name)
+			}
+			c.byKey[hash] = a
+		}
+	}
+	return c, nil
+}
 
 // Application is one tenant: its ledgers are apart from those of every other application.
 type Application struct {
 	// Name names the application in the store; renaming it starts new ledgers.
-	Name               string
+	Name string
+	// Source is SourceFile or SourceAPI: who has said last what the application is.
+	Source string
+	// CreatedAt and UpdatedAt are zero where they are not known.
+	CreatedAt, UpdatedAt time.Time
+	// Version counts the changes.
+	Version            int64
+	Keys               []Key
 	MonitoringPaths    []Endpoint
 	WhitelistEndpoints []Endpoint
 	BlockedEndpoints   []BlockedEndpoint
@@ -41,8 +58,17 @@ type Application struct {
 	// AccountReachLimit tells agents to stop metering; DiscoveryDisabled is passed on to them.
 	AccountReachLimit bool
 	DiscoveryDisabled bool
+	// PlanCap bounds all of the application's usage; nil where nothing does.
+	PlanCap *PlanCap
 
-	limits limitIndex
+	limits      limitIndex
+	fingerprint string // of what the file says, where it comes from one
+}
+
+// PlanCap is what an application may use in all, over all routes and identities.
+type PlanCap struct {
+	Limit  Micros
+	Window Window
 }
 
 // Endpoint is a method and a url (a route pattern); "*" stands for all of them.
@@ -60,6 +86,8 @@ type BlockedEndpoint struct {
 
 // Policy says how a route is metered. The fields with a JSON name are those that agents are sent.
 type Policy struct {
+	// ID names the policy in the API; it stays when the policy is changed.
+	ID                        string `json:"-"`
 	Name                      string `json:"-"`
 	Method                    string `json:"method"`
 	URL                       string `json:"url"`
@@ -69,10 +97,25 @@ type Policy struct {
 	HasRateLimit              bool   `json:"hasRateLimit"`
 	ResponseTrackingField     string `json:"responseTrackingField"`
 	IsResponseTrackingEnabled bool   `json:"isResponseTrackingEnabled"`
-	// Limit is what is allowed per Window, where HasRateLimit is true.
-	Limit  Micros `json:"-"`
-	Window Window `json:"-"`
+	// Limits are what is allowed, all of them at once, where HasRateLimit is true: one at least, and one for a window at most.
+	Limits []PolicyLimit `json:"-"`
+	// Scope says what the limits count over: ScopeAlias or ScopeIdentity.
+	Scope string `json:"-"`
 }
+
+// PolicyLimit is what is allowed per Window, and Burst beyond it in reserve.
+type PolicyLimit struct {
+	Limit  Micros
+	Window Window
+	// Burst is 0 where there is none.
+	Burst Micros
+}
+
+// The scopes of a policy's limits: each ledger alias on its own, or all routes of an identity together.
+const (
+	ScopeAlias    = "alias"
+	ScopeIdentity = "identity"
+)
 
 // The types a policy can have. Policies of TypeFunction never limit HTTP routes.
 const (
@@ -83,59 +126,6 @@ const (
 // Application returns the application that key belongs to, or nil.
 func (c *Config) Application(key string) *Application {
 	return c.byKey[hashKey(key)]
-}
-
-// LoadConfig reads the YAML file at path. What it does not know, it refuses; errors name the file and,
-// where there is one, the line.
-func LoadConfig(path string) (*Config, error) {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fmt.Errorf("read the configuration: %w", err)
-	}
-	return ParseConfig(path, data)
-}
-
-// ParseConfig is LoadConfig for data that has been read; name stands for the file in errors.
-func ParseConfig(name string, data []byte) (*Config, error) {
-	var file configFile
-	if err := yaml.NewDecoder(bytes.NewReader(data), yaml.Strict()).Decode(&file); err != nil && !errors.Is(err, io.EOF) {
-		var wrong *yaml.TypeError
-		if errors.As(err, &wrong) && wrong.Token != nil {
-			return nil, fmt.Errorf("%s:%d: here is a %s, where a %s is expected", name, wrong.Token.Position.Line, kindOf(wrong.SrcType), kindOf(wrong.DstType))
-		}
-		var e yaml.Error // its own text would quote the file, and with it keys
-		if errors.As(err, &e) && e.GetToken() != nil {
-			return nil, fmt.Errorf("%s:%d: %s", name, e.GetToken().Position.Line, e.GetMessage())
-		}
-		return nil, fmt.Errorf("%s: %w", name, err)
-	}
-	c, err := file.config()
-	var invalid *invalidError
-	if errors.As(err, &invalid) {
-		if line := lineOf(data, invalid.path); line > 0 {
-			return nil, fmt.Errorf("%s:%d: %w", name, line, err)
-		}
-	}
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
-	}
-	return c, nil
-}
-
-// kindOf is what a person calls values of a type.
-func kindOf(t reflect.Type) string {
-	switch t.Kind() {
-	case reflect.Float64, reflect.Int64, reflect.Uint64:
-		return "number"
-	case reflect.Bool:
-		return "true or false"
-	case reflect.String:
-		return "text"
-	case reflect.Slice:
-		return "list"
-	default:
-		return "group of settings"
-	}
 }
 
 // Warnings are what is allowed and probably not meant, a line each; where says which policy.
@@ -155,7 +145,7 @@ func (c *Config) Warnings() (list []string) {
 				warn("responseTrackingField %q has an empty part", p.ResponseTrackingField)
 			}
 			for _, other := range a.Policies[:i] {
-				if p.HasRateLimit && other.HasRateLimit && p.Type == other.Type && p.Method == other.Method && p.URL == other.URL {
+				if p.HasRateLimit && other.HasRateLimit && p.Type == other.Type && p.Method == other.Method && p.URL == other.URL && p.Scope == ScopeAlias && other.Scope == ScopeAlias {
 					warn("another policy limits the same route; the stricter one counts")
 				}
 			}
@@ -166,20 +156,3 @@ func (c *Config) Warnings() (list []string) {
 
 // methods are those that policies may well name.
 var methods = []string{"*", "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE", "JOB"}
-
-// lineOf returns the line of the value at path, 0 where there is none.
-func lineOf(data []byte, path string) int {
-	file, err := parser.ParseBytes(data, 0)
-	if err != nil {
-		return 0
-	}
-	p, err := yaml.PathString(path)
-	if err != nil {
-		return 0
-	}
-	node, err := p.FilterFile(file)
-	if err != nil || node == nil || node.GetToken() == nil {
-		return 0
-	}
-	return node.GetToken().Position.Line
-}

@@ -1,9 +1,17 @@
 package service
 
 import (
-	"cmp"
+	"bytes"
+	"encoding/hex"
+	"errors"
 	"fmt"
-	"strings"
+	"io"
+	"os"
+	"reflect"
+	"slices"
+
+	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/parser"
 )
 
 // configFile is the YAML form of a Config.
@@ -13,169 +21,162 @@ type configFile struct {
 }
 
 type applicationFile struct {
-	Name               string            `yaml:"name"`
-	Keys               []string          `yaml:"keys"`
-	MonitoringPaths    []Endpoint        `yaml:"monitoringPaths"`
-	WhitelistEndpoints []Endpoint        `yaml:"whitelistEndpoints"`
-	BlockedEndpoints   []BlockedEndpoint `yaml:"blockedEndpoints"`
-	Policies           []policyFile      `yaml:"policies"`
-	AccountReachLimit  bool              `yaml:"accountReachLimit"`
-	DiscoveryDisabled  bool              `yaml:"discoveryDisabled"`
+	Name     string   `yaml:"name"`
+	Keys     []string `yaml:"keys"`
+	Settings settings `yaml:",inline"`
 }
 
-type policyFile struct {
-	Name                      string   `yaml:"name"`
-	Method                    string   `yaml:"method"`
-	URL                       string   `yaml:"url"`
-	Type                      string   `yaml:"type"`
-	IdentityFieldName         string   `yaml:"identityFieldName"`
-	IdentityFieldLocation     string   `yaml:"identityFieldLocation"`
-	HasRateLimit              bool     `yaml:"hasRateLimit"`
-	Limit                     *float64 `yaml:"limit"`
-	Window                    string   `yaml:"window"`
-	ResponseTrackingField     string   `yaml:"responseTrackingField"`
-	IsResponseTrackingEnabled *bool    `yaml:"isResponseTrackingEnabled"`
-}
-
-// invalidError is a value that the file may not have; path is where it stands.
-type invalidError struct {
-	path, message string
-}
-
-func (e *invalidError) Error() string { return strings.TrimPrefix(e.path, "$.") + ": " + e.message }
-
-func invalid(path, format string, args ...any) error {
-	return &invalidError{path, fmt.Sprintf(format, args...)}
-}
-
-// config checks the file and turns it into what the service uses.
-func (f *configFile) config() (*Config, error) {
-	if len(f.Applications) == 0 {
-		return nil, invalid("$.applications", "there is no application")
+// LoadConfig reads the YAML file at path. What it does not know, it refuses; errors name the file and,
+// where there is one, the line.
+func LoadConfig(path string) (*Config, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read the configuration: %w", err)
 	}
-	c := &Config{Server: f.Server, byKey: map[keyHash]*Application{}}
-	names := map[string]bool{}
-	for i := range f.Applications {
-		path := fmt.Sprintf("$.applications[%d]", i)
-		a, err := f.Applications[i].application(path)
-		if err != nil {
-			return nil, err
+	return ParseConfig(path, data)
+}
+
+// ParseConfig is LoadConfig for data that has been read; name stands for the file in errors.
+func ParseConfig(name string, data []byte) (*Config, error) {
+	return parseConfig(name, data, true)
+}
+
+// parseConfig is ParseConfig; needKeys says whether each application must have a key.
+func parseConfig(name string, data []byte, needKeys bool) (*Config, error) {
+	var file configFile
+	if err := yaml.NewDecoder(bytes.NewReader(data), yaml.Strict()).Decode(&file); err != nil && !errors.Is(err, io.EOF) {
+		var wrong *yaml.TypeError
+		if errors.As(err, &wrong) && wrong.Token != nil {
+			return nil, fmt.Errorf("%s:%d: here is a %s, where a %s is expected", name, wrong.Token.Position.Line, kindOf(wrong.SrcType), kindOf(wrong.DstType))
 		}
-		if names[a.Name] {
-			return nil, invalid(path+".name", "the name %q is used twice", a.Name)
+		var e yaml.Error // its own text would quote the file, and with it keys
+		if errors.As(err, &e) && e.GetToken() != nil {
+			return nil, fmt.Errorf("%s:%d: %s", name, e.GetToken().Position.Line, e.GetMessage())
 		}
-		names[a.Name] = true
-		for k, key := range f.Applications[i].Keys {
-			hash := hashKey(key)
-			if key == "" {
-				return nil, invalid(fmt.Sprintf("%s.keys[%d]", path, k), "the key is empty")
-			}
-			if other := c.byKey[hash]; other != nil {
-				return nil, invalid(fmt.Sprintf("%s.keys[%d]", path, k), "application %q has this key already", other.Name)
-			}
-			c.byKey[hash] = a
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	c, err := file.config(needKeys)
+	var invalid *invalidError
+	if errors.As(err, &invalid) {
+		if line := lineOf(data, invalid.path); line > 0 {
+			return nil, fmt.Errorf("%s:%d: %w", name, line, err)
 		}
-		c.Applications = append(c.Applications, a)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	return c, nil
 }
 
-func (f *applicationFile) application(path string) (*Application, error) {
-	if f.Name == "" {
-		return nil, invalid(path, "the application has no name")
+// kindOf is what a person calls values of a type.
+func kindOf(t reflect.Type) string {
+	switch t.Kind() {
+	case reflect.Float64, reflect.Int64, reflect.Uint64:
+		return "number"
+	case reflect.Bool:
+		return "true or false"
+	case reflect.String:
+		return "text"
+	case reflect.Slice:
+		return "list"
+	default:
+		return "group of settings"
 	}
-	if len(f.Keys) == 0 {
-		return nil, invalid(path, "application %q has no keys", f.Name)
+}
+
+// lineOf returns the line of the value at path, 0 where there is none.
+func lineOf(data []byte, path string) int {
+	file, err := parser.ParseBytes(data, 0)
+	if err != nil {
+		return 0
 	}
-	a := &Application{
-		Name: f.Name, MonitoringPaths: f.MonitoringPaths, WhitelistEndpoints: f.WhitelistEndpoints,
-		BlockedEndpoints: f.BlockedEndpoints, AccountReachLimit: f.AccountReachLimit, DiscoveryDisabled: f.DiscoveryDisabled,
+	p, err := yaml.PathString(path)
+	if err != nil {
+		return 0
 	}
-	for _, list := range []struct {
-		name      string
-		endpoints []Endpoint
-	}{{"monitoringPaths", f.MonitoringPaths}, {"whitelistEndpoints", f.WhitelistEndpoints}} {
-		for i, e := range list.endpoints {
-			if err := checkEndpoint(fmt.Sprintf("%s.%s[%d]", path, list.name, i), e.Method, e.URL); err != nil {
-				return nil, err
-			}
-		}
+	node, err := p.FilterFile(file)
+	if err != nil || node == nil || node.GetToken() == nil {
+		return 0
 	}
-	for i, e := range f.BlockedEndpoints {
-		if err := checkEndpoint(fmt.Sprintf("%s.blockedEndpoints[%d]", path, i), e.Method, e.URL); err != nil {
-			return nil, err
-		}
+	return node.GetToken().Position.Line
+}
+
+// config checks the file and turns it into what the service uses.
+func (f *configFile) config(needKeys bool) (*Config, error) {
+	if len(f.Applications) == 0 {
+		return nil, invalid("$.applications", "there is no application")
 	}
-	for i := range f.Policies {
-		p, err := f.Policies[i].policy(fmt.Sprintf("%s.policies[%d]", path, i))
+	apps := make([]*Application, len(f.Applications))
+	for i := range f.Applications {
+		a, err := f.Applications[i].application(fmt.Sprintf("$.applications[%d]", i), needKeys)
 		if err != nil {
 			return nil, err
 		}
-		a.Policies = append(a.Policies, p)
+		apps[i] = a
 	}
-	a.limits = newLimitIndex(a.Policies)
+	c, err := newConfig(apps)
+	if err != nil {
+		return nil, err
+	}
+	c.Server = f.Server
+	return c, nil
+}
+
+func (f *applicationFile) application(path string, needKey bool) (*Application, error) {
+	if f.Name == "" {
+		return nil, invalid(path, "the application has no name")
+	}
+	if err := checkName(path, f.Name); err != nil {
+		return nil, err
+	}
+	if needKey && len(f.Keys) == 0 {
+		return nil, invalid(path, "application %q has no keys", f.Name)
+	}
+	a, err := f.Settings.check(path)
+	if err != nil {
+		return nil, err
+	}
+	a.Name, a.Source, a.Version = f.Name, SourceFile, 1
+	for i, key := range f.Keys {
+		if key == "" {
+			return nil, invalid(fmt.Sprintf("%s.keys[%d]", path, i), "the key is empty")
+		}
+		a.Keys = append(a.Keys, newKey(key, "", SourceFile))
+	}
+	a.fingerprint = a.fileFingerprint()
+	a.identifyPolicies(nil)
 	return a, nil
 }
 
-func checkEndpoint(path, method, url string) error {
-	if method == "" {
-		return invalid(path, "the method is missing")
+// maxName bounds what names in the configuration may have in bytes.
+const maxName = 200
+
+// checkName says whether an application may have a name: it stands in URLs.
+func checkName(path, name string) error {
+	if len(name) > maxName {
+		return invalid(path+".name", "the name is longer than %d bytes", maxName)
 	}
-	if url == "" {
-		return invalid(path, "the url is missing")
-	}
-	if url != "*" && !strings.HasPrefix(url, "/") {
-		return invalid(path+".url", "the url %q begins neither with / nor is it *", url)
+	if name == "." || name == ".." {
+		return invalid(path+".name", "%q is no name", name)
 	}
 	return nil
 }
 
-// identityLocations are the places where agents can find an identity.
-const identityLocations = " headers query query_params path_params body bearer_token bearer jwt cookie "
+// fileFingerprint is that of what the file says: its form, comments and the order of keys change nothing.
+func (a *Application) fileFingerprint() string {
+	hashes := make([]string, len(a.Keys))
+	for i, k := range a.Keys {
+		hashes[i] = hex.EncodeToString(k.hash[:])
+	}
+	slices.Sort(hashes)
+	return fingerprint([]any{a.Name, hashes, settingsOf(a)})
+}
 
-func (f *policyFile) policy(path string) (Policy, error) {
-	p := Policy{
-		Method: f.Method, URL: f.URL, Type: cmp.Or(strings.ToUpper(f.Type), TypeAPI),
-		IdentityFieldName: f.IdentityFieldName, IdentityFieldLocation: f.IdentityFieldLocation, HasRateLimit: f.HasRateLimit,
-		ResponseTrackingField: f.ResponseTrackingField, IsResponseTrackingEnabled: f.ResponseTrackingField != "",
+// identifyPolicies gives ids to the policies that have none.
+func (a *Application) identifyPolicies(old []policySpec) {
+	specs := settingsOf(a).Policies
+	identify(old, specs)
+	for i := range specs {
+		a.Policies[i].ID = specs[i].ID
 	}
-	p.Name = cmp.Or(f.Name, f.Method+" "+f.URL)
-	switch p.Type {
-	case TypeAPI:
-		if err := checkEndpoint(path, f.Method, f.URL); err != nil {
-			return p, err
-		}
-	case TypeFunction:
-	default:
-		return p, invalid(path+".type", "type %q is neither API nor FUNCTION", f.Type)
-	}
-	if f.IdentityFieldLocation != "" && !strings.Contains(identityLocations, " "+f.IdentityFieldLocation+" ") {
-		return p, invalid(path+".identityFieldLocation", "location %q is not one of %s", f.IdentityFieldLocation, strings.Join(strings.Fields(identityLocations), ", "))
-	}
-	if f.IsResponseTrackingEnabled != nil {
-		p.IsResponseTrackingEnabled = *f.IsResponseTrackingEnabled
-	}
-	if f.Limit != nil {
-		limit, err := ToMicros(*f.Limit)
-		if err != nil {
-			return p, invalid(path+".limit", "the limit is no amount: %v", err)
-		}
-		p.Limit = limit
-	}
-	if f.Window != "" {
-		window, err := ParseWindow(f.Window)
-		if err != nil {
-			return p, invalid(path+".window", "%v", err)
-		}
-		p.Window = window
-	}
-	switch {
-	case f.HasRateLimit && f.Limit == nil:
-		return p, invalid(path, "hasRateLimit is true and there is no limit")
-	case f.HasRateLimit && f.Window == "":
-		return p, invalid(path, "hasRateLimit is true and there is no window")
-	case !f.HasRateLimit && f.Limit != nil:
-		return p, invalid(path+".limit", "there is a limit and hasRateLimit is not true")
-	}
-	return p, nil
 }

@@ -3,6 +3,7 @@ package service_test
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -41,7 +42,7 @@ func TestLoadConfig(t *testing.T) {
 	if c.Application("") != nil || c.Application("nothing") != nil {
 		t.Error("an unknown key has an application")
 	}
-	if p := acme.Policies[0]; p.Type != service.TypeAPI || p.Limit != 5e6 || p.Window != service.WindowMinute || p.Name != "GET /api/reports" || p.IsResponseTrackingEnabled {
+	if p := acme.Policies[0]; p.Type != service.TypeAPI || len(p.Limits) != 1 || p.Limits[0] != (service.PolicyLimit{Limit: 5e6, Window: service.WindowMinute}) || p.Name != "GET /api/reports" || p.IsResponseTrackingEnabled {
 		t.Errorf("policy %+v", p)
 	}
 	if !acme.Policies[1].IsResponseTrackingEnabled || acme.Policies[2].IsResponseTrackingEnabled {
@@ -119,6 +120,23 @@ func TestConfigErrors(t *testing.T) {
 		{"type", policy("type: PAGE"), "neither API nor FUNCTION"},
 		{"location", policy("identityFieldLocation: moon"), "is not one of headers, query"},
 		{"url", "applications:\n  - name: a\n    keys: [k]\n    whitelistEndpoints: [{method: GET, url: health}]\n", "begins neither with /"},
+		{"limit and limits", policy("hasRateLimit: true, limit: 5, window: day, limits: [{limit: 1, window: hour}]"), "c.yaml:5: applications[0].policies[0].limits"},
+		{"two limits of a window", policy("hasRateLimit: true, limits: [{limit: 5, window: day}, {limit: 6, window: day}]"), "limits[1].window: there is another limit for each day"},
+		{"limits without a window", policy("hasRateLimit: true, limits: [{limit: 5}]"), "limits[0]: there is no window"},
+		{"limits without a limit", policy("hasRateLimit: true, limits: [{window: day}]"), "limits[0]: there is no limit"},
+		{"limits without hasRateLimit", policy("limits: [{limit: 5, window: day}]"), "hasRateLimit is not true"},
+		{"a negative burst", policy("hasRateLimit: true, limit: 5, window: day, burst: -1"), "policies[0].burst: the burst is no amount"},
+		{"a burst alone", policy("burst: 1"), "there is a burst and hasRateLimit is not true"},
+		{"unknown limit key", policy("hasRateLimit: true, limits: [{limit: 5, window: day, per: hour}]"), "c.yaml:5: "},
+		{"scope", policy("scope: world"), "neither alias nor identity"},
+		{"a budget of a route", policy("scope: identity, identityFieldName: a, identityFieldLocation: headers, hasRateLimit: true, limit: 5, window: day"), "policies[0].method: scope identity is a budget over all routes"},
+		{"a budget of nobody", "applications: [{name: a, keys: [k], policies: [{scope: identity, hasRateLimit: true, limit: 5, window: day}]}]", "needs identityFieldName"},
+		{"a budget without a limit", "applications: [{name: a, keys: [k], policies: [{scope: identity, identityFieldName: a, identityFieldLocation: headers}]}]", "needs hasRateLimit"},
+		{"a budget of jobs", "applications: [{name: a, keys: [k], policies: [{scope: identity, type: FUNCTION, identityFieldName: a, identityFieldLocation: headers}]}]", "has type API"},
+		{"an id", policy("id: x"), "c.yaml:5: "},
+		{"a plan without a window", "applications:\n  - name: a\n    keys: [k]\n    planCap: {limit: 5}\n", "c.yaml:4: applications[0].planCap: there is no window"},
+		{"a plan with a burst", "applications: [{name: a, keys: [k], planCap: {limit: 5, window: day, burst: 1}}]", "c.yaml:1: "},
+		{"a name that is none", "applications: [{name: .., keys: [k]}]", "is no name"},
 		{"no method", "applications:\n  - name: a\n    keys: [k]\n    blockedEndpoints: [{url: /x}]\n", "the method is missing"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -130,5 +148,39 @@ func TestConfigErrors(t *testing.T) {
 				t.Fatalf("the error quotes the file: %v", err)
 			}
 		})
+	}
+}
+
+func TestConfigLimits(t *testing.T) {
+	c := parseConfig(t, `
+applications:
+  - name: a
+    keys: [k]
+    planCap: {limit: 1.5, window: month}
+    policies:
+      - {method: GET, url: /x, hasRateLimit: true, limit: 5, window: second, burst: 20}
+      - method: GET
+        url: /y
+        hasRateLimit: true
+        limits:
+          - {limit: 5, window: second, burst: 20}
+          - {limit: 1000, window: day}
+      - {scope: identity, identityFieldName: X-User, identityFieldLocation: headers, hasRateLimit: true, limit: 9, window: hour}
+`)
+	a := c.Applications[0]
+	if a.PlanCap == nil || *a.PlanCap != (service.PlanCap{Limit: 1.5e6, Window: service.WindowMonth}) {
+		t.Errorf("planCap %+v", a.PlanCap)
+	}
+	second := service.PolicyLimit{Limit: 5e6, Window: service.WindowSecond, Burst: 20e6}
+	for i, want := range [][]service.PolicyLimit{{second}, {second, {Limit: 1e9, Window: service.WindowDay}}, {{Limit: 9e6, Window: service.WindowHour}}} {
+		if got := a.Policies[i].Limits; !slices.Equal(got, want) {
+			t.Errorf("policy %d: %+v, want %+v", i, got, want)
+		}
+	}
+	if p := a.Policies[2]; p.Method != "*" || p.URL != "*" || p.Scope != service.ScopeIdentity || p.Name != "* *" || a.Policies[0].Scope != service.ScopeAlias {
+		t.Errorf("budget %+v", p)
+	}
+	if w := c.Warnings(); len(w) > 0 {
+		t.Errorf("warnings %q", w)
 	}
 }

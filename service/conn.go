@@ -39,6 +39,7 @@ type conn struct {
 	service *Service
 	key     keyHash
 	name    string // of the application
+	lastUse *atomic.Int64
 	app     atomic.Pointer[Application]
 	ws      *websocket.Conn
 	out     *outbox
@@ -51,7 +52,7 @@ type conn struct {
 }
 
 func newConn(s *Service, key keyHash, app *Application, ws *websocket.Conn, flush *flushConn) *conn {
-	c := &conn{service: s, key: key, name: app.Name, ws: ws, out: newOutbox(ws, flush), slots: make(chan struct{}, maxInFlight)}
+	c := &conn{service: s, key: key, name: app.Name, lastUse: s.usedClock(key), ws: ws, out: newOutbox(ws, flush), slots: make(chan struct{}, maxInFlight)}
 	c.app.Store(app)
 	return c
 }
@@ -64,6 +65,13 @@ func (c *conn) adopt(config *Config) bool {
 	}
 	c.app.Store(app)
 	return true
+}
+
+// used notes that the key is in use, to the second.
+func (c *conn) used(now time.Time) {
+	if ms := now.UnixMilli(); ms > c.lastUse.Load()+999 {
+		c.lastUse.Store(ms)
+	}
 }
 
 // revoke ends a connection whose key is gone. What is in flight is still answered.
@@ -143,7 +151,7 @@ func (c *conn) read() error {
 func (c *conn) handle(data []byte) {
 	r, err := decodeRequest(data)
 	if err != nil {
-		c.refuse(r.ID, r.Type, &refusal{code: codeInvalidMessage, message: "the message is not the JSON of a message: " + err.Error()})
+		c.refuse(&r, &refusal{code: codeInvalidMessage, message: "the message is not the JSON of a message: " + err.Error()})
 		return
 	}
 	switch r.Type {
@@ -152,13 +160,13 @@ func (c *conn) handle(data []byte) {
 	case socket.TypeUseAllocation:
 		c.settle(&r)
 	case socket.TypeGetPolicies:
-		c.describe(&r, c.app.Load().policies())
+		c.describe(&r, c.service.policies(c.app.Load()))
 	case socket.TypeGetConfig:
-		c.describe(&r, c.app.Load().settings())
+		c.describe(&r, c.service.settings(c.app.Load()))
 	case socket.TypeGetBlockedEndpoints:
 		c.describe(&r, c.app.Load().blocked())
 	default:
-		c.refuse(r.ID, r.Type, &refusal{code: codeUnknownType, message: "there is no message of this type"})
+		c.refuse(&r, &refusal{code: codeUnknownType, message: "there is no message of this type"})
 	}
 }
 
@@ -177,10 +185,11 @@ func (c *conn) describe(r *request, payload any) {
 func (c *conn) reserve(r *request) {
 	amount, refused := r.Payload.checked()
 	if refused != nil {
-		c.refuse(r.ID, r.Type, refused)
+		c.refuse(r, refused)
 		return
 	}
 	id, start := r.ID, time.Now()
+	c.used(start)
 	if !c.acquire() {
 		return
 	}
@@ -190,17 +199,18 @@ func (c *conn) reserve(r *request) {
 	}, func(d Decision, err error) {
 		defer func() { <-c.slots }()
 		if err != nil {
-			c.failed(id, socket.TypeRequestForAllocation, err)
+			c.failed(r, err)
 			return
 		}
 		c.service.metrics.decided(c.name, &d, time.Since(start))
+		c.decided(r, amount, &d)
 		if id != "" {
 			c.out.text(frame{reply: func() *socket.UsageFlowSocketResponse { return d.reply(id) }})
 		}
 	})
 	if err != nil {
 		<-c.slots
-		c.failed(id, r.Type, err)
+		c.failed(r, err)
 	}
 }
 
@@ -210,7 +220,7 @@ func (c *conn) settle(r *request) {
 		refused = &refusal{code: codeInvalidID, message: "the allocation id is missing"}
 	}
 	if refused != nil {
-		c.refuse(r.ID, r.Type, refused)
+		c.refuse(r, refused)
 		return
 	}
 	id := r.ID
@@ -223,17 +233,18 @@ func (c *conn) settle(r *request) {
 	}, func(receipt Receipt, err error) {
 		defer func() { <-c.slots }()
 		if err != nil {
-			c.failed(id, socket.TypeUseAllocation, err)
+			c.failed(r, err)
 			return
 		}
 		c.service.metrics.settled(c.name, &receipt)
+		c.settled(r, &receipt)
 		if id != "" {
 			c.out.text(frame{reply: func() *socket.UsageFlowSocketResponse { return receipt.reply(id) }})
 		}
 	})
 	if err != nil {
 		<-c.slots
-		c.failed(id, r.Type, err)
+		c.failed(r, err)
 	}
 }
 
@@ -250,12 +261,12 @@ func (c *conn) acquire() bool {
 // failed answers an operation that the ledger did not carry out. What the agent did wrong is told to
 // it. A failure of the ledger is not: agents take an error reply as the answer, deny their caller or
 // give a settlement up. The connection ends instead, which they treat as the outage it is.
-func (c *conn) failed(id, kind string, err error) {
+func (c *conn) failed(r *request, err error) {
 	switch {
 	case errors.Is(err, ErrConflict):
-		c.refuse(id, kind, &refusal{code: codeConflict, message: err.Error()})
+		c.refuse(r, &refusal{code: codeConflict, message: err.Error()})
 	case errors.Is(err, ErrTooManyLedgers):
-		c.refuse(id, kind, &refusal{code: codeTooManyLedgers, message: err.Error()})
+		c.refuse(r, &refusal{code: codeTooManyLedgers, message: err.Error()})
 	default:
 		c.service.counts.failures.Add(1)
 		if c.out.close(websocket.CloseTryAgainLater, "the ledger is unavailable") {
@@ -266,15 +277,16 @@ func (c *conn) failed(id, kind string, err error) {
 
 // refuse sends an error reply. A one-way message has nobody to tell but the log, and so has one that
 // cannot be read, which is answered without replyTo.
-func (c *conn) refuse(id, kind string, r *refusal) {
+func (c *conn) refuse(r *request, why *refusal) {
 	c.service.counts.refused.Add(1)
-	if id == "" {
-		c.service.oneWayError(c.name, kind, r)
-		if r.code != codeInvalidMessage {
+	c.refused(r, why)
+	if r.ID == "" {
+		c.service.oneWayError(c.name, r.Type, why)
+		if why.code != codeInvalidMessage {
 			return
 		}
 	}
-	c.reply(r.reply(id))
+	c.reply(why.reply(r.ID))
 }
 
 func (c *conn) reply(r *socket.UsageFlowSocketResponse) {

@@ -1,38 +1,12 @@
 package service
 
 import (
-	"crypto/sha256"
-	"crypto/subtle"
 	"encoding/json"
 	"net"
 	"net/http"
 	"net/url"
 	"strings"
 )
-
-// routes puts the service's handlers behind what protects them.
-func (s *Service) routes() http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
-		writeJSON(w, http.StatusOK, map[string]string{"status": "ok"})
-	})
-	mux.HandleFunc("GET /readyz", s.serveReady)
-	mux.Handle("GET /metrics", s.guard(s.authorized(s.metrics.ServeHTTP)))
-	mux.Handle("GET /ws", s.guard(http.HandlerFunc(s.serveAgent)))
-	for pattern, handler := range map[string]http.HandlerFunc{
-		"GET /api/v1/ledgers":     s.serveLedgers,
-		"GET /api/v1/allocations": s.serveAllocations,
-		"GET /api/v1/stats":       s.serveStats,
-		"POST /api/v1/backup":     s.serveBackup,
-	} {
-		mux.Handle(pattern, s.guard(s.authorized(handler)))
-	}
-	mux.Handle("/api/v1/", s.guard(s.authorized(func(w http.ResponseWriter, _ *http.Request) {
-		writeError(w, http.StatusNotFound, "not_found", "there is no such route or method")
-	})))
-	mux.Handle("/", s.guard(page()))
-	return mux
-}
 
 // guard refuses what another web site sends through a person's browser: requests with a foreign
 // origin, and, where no token protects the data, requests that reached a loopback address under
@@ -50,19 +24,48 @@ func (s *Service) guard(next http.Handler) http.Handler {
 	})
 }
 
-// authorized asks for the admin token, where there is one.
+// authorized asks for the admin token, or a session of somebody who has it, where there is a token. What changes something needs
+// the CSRF token too, unless it comes with the admin token or from no browser.
 func (s *Service) authorized(next http.HandlerFunc) http.Handler {
-	want := sha256.Sum256([]byte(s.token))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-		got := sha256.Sum256([]byte(strings.TrimSpace(token)))
-		if s.token != "" && (!strings.EqualFold(scheme, "Bearer") || subtle.ConstantTimeCompare(got[:], want[:]) != 1) {
+		safe := r.Method == http.MethodGet || r.Method == http.MethodHead
+		switch cookie, signedIn := s.sessions.valid(r); {
+		case !s.sessions.needed:
+			if !safe && r.Header.Get(csrfHeader) == "" && fromBrowser(r) {
+				forbidCSRF(w)
+				return
+			}
+		case s.bearer(r):
+		case r.Header.Get("Authorization") != "" || !signedIn:
 			w.Header().Set("WWW-Authenticate", `Bearer realm="usageflow"`)
 			writeError(w, http.StatusUnauthorized, "unauthorized", "this needs the admin token as a bearer token")
+			return
+		case !safe && !s.sessions.isCSRF(cookie, r.Header.Get(csrfHeader)):
+			forbidCSRF(w)
 			return
 		}
 		next(w, r)
 	})
+}
+
+// bearer reports whether r has the admin token.
+func (s *Service) bearer(r *http.Request) bool {
+	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	return strings.EqualFold(scheme, "Bearer") && s.sessions.isToken(strings.TrimSpace(token))
+}
+
+func forbidCSRF(w http.ResponseWriter) {
+	writeError(w, http.StatusForbidden, "csrf", "this needs the header "+csrfHeader+" with what GET /api/v1/session says")
+}
+
+// fromBrowser reports whether r has what browsers put on requests of scripts and forms.
+func fromBrowser(r *http.Request) bool {
+	for _, name := range []string{"Origin", "Sec-Fetch-Site", "Sec-Fetch-Mode", "Sec-Fetch-Dest"} {
+		if r.Header.Get(name) != "" {
+			return true
+		}
+	}
+	return false
 }
 
 func isLoopbackHost(hostport string) bool {

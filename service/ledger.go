@@ -258,6 +258,15 @@ type Usage struct {
 	Voided, Expired, Flagged uint64
 }
 
+// Add adds what other counts.
+func (u *Usage) Add(other *Usage) {
+	u.Amount = u.Amount.Add(other.Amount)
+	u.Requests += other.Requests
+	u.Voided += other.Voided
+	u.Expired += other.Expired
+	u.Flagged += other.Flagged
+}
+
 // The bounds of one query's answer.
 const (
 	DefaultQueryLimit = 200

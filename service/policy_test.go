@@ -3,12 +3,14 @@ package service
 import (
 	"math"
 	"math/rand/v2"
+	"slices"
+	"strings"
 	"testing"
 )
 
 func TestLimitOfAlias(t *testing.T) {
 	limited := func(name, method, url string, limit Micros, window Window) Policy {
-		return Policy{Name: name, Type: TypeAPI, Method: method, URL: url, HasRateLimit: true, Limit: limit * 1e6, Window: window}
+		return Policy{Name: name, Type: TypeAPI, Method: method, URL: url, HasRateLimit: true, Limits: []PolicyLimit{{Limit: limit * 1e6, Window: window}}}
 	}
 	policies := []Policy{
 		limited("all", "*", "*", 1000, WindowDay),
@@ -22,13 +24,14 @@ func TestLimitOfAlias(t *testing.T) {
 		limited("page", "HEAD", "/page", 3, WindowHour),
 		limited("page too", "GET", "/page", 4, WindowHour),
 		{Name: "free", Type: TypeAPI, Method: "GET", URL: "/free"},
-		{Name: "job", Type: TypeFunction, Method: "GET", URL: "/free", HasRateLimit: true, Limit: 1, Window: WindowDay},
+		{Name: "job", Type: TypeFunction, Method: "GET", URL: "/free", HasRateLimit: true, Limits: []PolicyLimit{{Limit: 1, Window: WindowDay}}},
 		{Name: "head of free", Type: TypeAPI, Method: "HEAD", URL: "/nohead"},
+		{Name: "budget", Type: TypeAPI, Method: "*", URL: "*", HasRateLimit: true, Scope: ScopeIdentity, Limits: []PolicyLimit{{Limit: 1, Window: WindowSecond}}},
 		limited("nohead", "GET", "/nohead", 2, WindowHour),
 	}
 	for range 20 {
 		rand.Shuffle(len(policies), func(i, j int) { policies[i], policies[j] = policies[j], policies[i] })
-		index := newLimitIndex(policies)
+		index := newLimitIndex(policies, nil)
 		for alias, want := range map[string]string{
 			"GET /reports":              "reports",
 			"GET /reports ann":          "reports",
@@ -50,12 +53,18 @@ func TestLimitOfAlias(t *testing.T) {
 			"DELETE /users/:id someone": "all",
 		} {
 			limits := index.find(alias)
-			if len(limits) != 1 || limits[0].Policy != want {
+			own := slices.DeleteFunc(slices.Clone(limits), func(l Limit) bool { return l.Ledger != "" })
+			_, rest, _ := strings.Cut(alias, " ")
+			_, identity, _ := strings.Cut(rest, " ")
+			if budgets := len(limits) - len(own); (budgets == 1) != (identity != "") || budgets == 1 && limits[1].Ledger != "* * "+identity {
+				t.Errorf("find(%q) = %+v: its budgets are wrong", alias, limits)
+			}
+			if len(own) != 1 || own[0].Policy != want {
 				t.Errorf("find(%q) = %+v, want %q", alias, limits, want)
 			}
 		}
 	}
-	none := newLimitIndex(nil)
+	none := newLimitIndex(nil, nil)
 	if got := none.find("GET /x"); got != nil {
 		t.Errorf("no policies: %+v", got)
 	}

@@ -26,9 +26,12 @@ var (
 	errRevoked = errors.New("the key is not valid any more")
 )
 
-// Options say what a Service is made of. Config and Ledger are needed.
+// Options say what a Service is made of. Ledger is needed, and one of Config and Documents.
 type Options struct {
+	// Config is what the configuration file says. Where there are Documents, it is applied to what they hold, as Reconfigure does.
 	Config *Config
+	// Documents keep the configuration, which the HTTP API can change then. They stay the caller's: close them after Shutdown.
+	Documents DocumentStore
 	// Ledger stays the caller's: close it after Shutdown.
 	Ledger Ledger
 	// AdminToken is the bearer token of /api/v1. Without one the service serves loopback only.
@@ -52,16 +55,25 @@ type Service struct {
 	upgrader websocket.Upgrader
 	metrics  *metrics
 
+	registry *registry // nil where there is no store for the configuration
+	sessions *sessions
+	lastUsed sync.Map // of a keyHash, its *atomic.Int64 in Unix ms
+
 	config atomic.Pointer[Config] // written with mu held
 	counts counts
+	events *eventLog
+	rates  rates
 
 	mu      sync.Mutex
 	places  int // of maxConns that are taken: conns, and handshakes that will be
 	conns   map[*conn]struct{}
 	leaving bool
+	polling bool
+	end     context.CancelFunc // of what goes on until Shutdown: streams, polling
+	ended   context.Context
 	cutOnce sync.Once
 	cut     chan struct{}  // closed when Shutdown waits no longer
-	wg      sync.WaitGroup // of places; Add needs mu
+	wg      sync.WaitGroup // of places and polling; Add needs mu
 }
 
 // counts count what the service itself has seen.
@@ -73,17 +85,22 @@ type counts struct {
 	unauthorized atomic.Uint64 // handshakes without a key that is known
 }
 
-// New returns a service that serves nothing yet. It starts no goroutine.
+// New returns a service that serves nothing yet. It starts no goroutine. Where there are Documents, it waits for them, 10 s at
+// most.
 func New(opts Options) (*Service, error) {
-	if opts.Config == nil || opts.Ledger == nil {
-		return nil, errors.New("service: Options.Config and Options.Ledger are needed")
+	if opts.Config == nil && opts.Documents == nil || opts.Ledger == nil {
+		return nil, errors.New("service: Options.Ledger is needed, and Options.Config or Options.Documents")
 	}
 	s := &Service{
 		ledger: opts.Ledger, token: opts.AdminToken,
 		log: cmp.Or(opts.Logger, slog.Default()), started: time.Now(),
 		maxConns: cmp.Or(opts.MaxConnections, 10_000), conns: map[*conn]struct{}{}, cut: make(chan struct{}),
+		sessions: newSessions(opts.AdminToken), events: newEventLog(),
 	}
-	s.config.Store(opts.Config)
+	s.ended, s.end = context.WithCancel(context.Background())
+	if err := s.configure(opts); err != nil {
+		return nil, fmt.Errorf("service: %w", err)
+	}
 	s.metrics = newMetrics(s)
 	// Origins are checked by guard; buffers are per connection, so they are small.
 	s.upgrader = websocket.Upgrader{
@@ -132,31 +149,22 @@ func (s *Service) Serve(ln net.Listener) error {
 	if err := s.allowed(ln.Addr()); err != nil {
 		return errors.Join(fmt.Errorf("serve on %s: %w", ln.Addr(), err), ln.Close())
 	}
+	s.startPolling()
 	if err := s.server.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
 	return nil
 }
 
-// Reconfigure puts another configuration in force. Agents see it at their next refresh; what they send counts by it at once. A
-// connection whose key is gone, or has another application's name now, is closed (1008).
-func (s *Service) Reconfigure(config *Config) error {
-	if config == nil {
-		return errors.New("service: there is no configuration")
-	}
+// startPolling looks for what other replicas change, until Shutdown.
+func (s *Service) startPolling() {
 	s.mu.Lock()
-	s.config.Store(config)
-	var revoked []*conn
-	for c := range s.conns {
-		if !c.adopt(config) {
-			revoked = append(revoked, c)
-		}
+	defer s.mu.Unlock()
+	if s.registry == nil || s.polling || s.leaving {
+		return
 	}
-	s.mu.Unlock()
-	for _, c := range revoked {
-		c.revoke()
-	}
-	return nil
+	s.polling = true
+	s.wg.Go(func() { s.registry.poll(s.ended) })
 }
 
 // Shutdown stops listening, answers what is in flight, tells every agent to go elsewhere (close 1001)
@@ -165,6 +173,7 @@ func (s *Service) Reconfigure(config *Config) error {
 func (s *Service) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
 	s.leaving = true
+	s.end()
 	conns := make([]*conn, 0, len(s.conns))
 	for c := range s.conns {
 		conns = append(conns, c)
@@ -259,6 +268,7 @@ func (s *Service) add(c *conn) error {
 		return errRevoked
 	}
 	s.conns[c] = struct{}{}
+	c.used(time.Now())
 	return nil
 }
 

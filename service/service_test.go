@@ -43,7 +43,9 @@ func start(t *testing.T, opts service.Options) *running {
 	}
 	r := &running{log: &logtest.Buffer{}, ledger: opts.Ledger}
 	opts.Logger = slog.New(slog.NewTextHandler(r.log, nil))
-	opts.Config = config
+	if opts.Config == nil && opts.Documents == nil {
+		opts.Config = config
+	}
 	if r.ledger == nil {
 		store, err := sqlite.Open(sqlite.Options{Dir: t.TempDir(), Logger: opts.Logger})
 		if err != nil {

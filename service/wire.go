@@ -164,21 +164,21 @@ func (r *Receipt) reply(id string) *socket.UsageFlowSocketResponse {
 
 // policies, settings and blocked are the payloads that describe the application to its agents. They
 // carry the documented fields only: agents of other makers may refuse what they don't know.
-func (a *Application) policies() any {
+func (s *Service) policies(a *Application) any {
 	return struct {
 		Policies          []Policy `json:"policies"`
 		Total             int      `json:"total"`
 		AccountReachLimit bool     `json:"accountReachLimit"`
-	}{list(a.Policies), len(a.Policies), a.AccountReachLimit}
+	}{list(a.Policies), len(a.Policies), s.capped(a)}
 }
 
-func (a *Application) settings() any {
+func (s *Service) settings(a *Application) any {
 	return struct {
 		MonitoringPaths    []Endpoint `json:"monitoringPaths"`
 		WhitelistEndpoints []Endpoint `json:"whitelistEndpoints"`
 		AccountReachLimit  bool       `json:"accountReachLimit"`
 		DiscoveryDisabled  bool       `json:"discoveryDisabled"`
-	}{list(a.MonitoringPaths), list(a.WhitelistEndpoints), a.AccountReachLimit, a.DiscoveryDisabled}
+	}{list(a.MonitoringPaths), list(a.WhitelistEndpoints), s.capped(a), a.DiscoveryDisabled}
 }
 
 func (a *Application) blocked() any {

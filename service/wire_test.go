@@ -272,3 +272,29 @@ func BenchmarkWire(b *testing.B) {
 		b.Run(fmt.Sprintf("inflight=%d", inFlight), func(b *testing.B) { benchmarkWire(b, inFlight) })
 	}
 }
+
+// Agents are told the documented fields, whatever else there is of a policy.
+func TestPoliciesOfAgents(t *testing.T) {
+	r, a := startEditable(t, example)
+	a.must(200, "PUT", "/applications/acme", `{"planCap":{"limit":9,"window":"month"},"policies":[
+		{"method":"GET","url":"/x","hasRateLimit":true,"limits":[{"limit":5,"window":"second","burst":7},{"limit":50,"window":"day"}]},
+		{"hasRateLimit":true,"scope":"identity","identityFieldName":"X-User","identityFieldLocation":"headers","limit":5,"window":"day"}]}`)
+	got := ask(t, r.dial(t, "uf_dev_key"), `{"type":"get_application_policies","id":"p"}`)
+	want := map[string]any{"accountReachLimit": false, "total": 2.0, "policies": []any{
+		map[string]any{
+			"method": "GET", "url": "/x", "type": "API", "identityFieldName": "", "identityFieldLocation": "", "hasRateLimit": true,
+			"responseTrackingField": "", "isResponseTrackingEnabled": false,
+		},
+		map[string]any{
+			"method": "*", "url": "*", "type": "API", "identityFieldName": "X-User", "identityFieldLocation": "headers", "hasRateLimit": true,
+			"responseTrackingField": "", "isResponseTrackingEnabled": false,
+		},
+	}}
+	if !reflect.DeepEqual(got.Payload, want) {
+		t.Errorf("agents get %v", got.Payload)
+	}
+	got = ask(t, r.dial(t, "uf_dev_key"), `{"type":"get_application_config","id":"c"}`)
+	if len(got.Payload) != 4 {
+		t.Errorf("agents get %v", got.Payload)
+	}
+}

@@ -254,6 +254,11 @@ func TestRefusals(t *testing.T) {
 		"a number that is none":    {nil, []string{"serve", "--max-connections", "x"}, 2, "invalid value"},
 		"nothing to back up to":    {nil, []string{"backup"}, 2, "FILE is missing"},
 		"a service that is not":    {nil, []string{"backup", "x.db", "--service", "http://127.0.0.1:1"}, 1, "the service can't be reached"},
+		"nothing to apply":         {nil, []string{"apply"}, 2, "-f FILE is missing"},
+		"applied from nowhere":     {nil, []string{"apply", "-f", "nowhere.yaml"}, 1, "nowhere.yaml"},
+		"applied to nobody":        {nil, []string{"apply", "-f", "usageflow.yaml", "--url", "http://127.0.0.1:1"}, 1, "the service can't be reached"},
+		"applied to no service":    {nil, []string{"apply", "-f", "usageflow.yaml", "--url", running.page + "elsewhere"}, 1, "which is no answer of UsageFlow's"},
+		"applied and broken":       {nil, []string{"apply", "-f", "broken.yaml", "--url", running.page}, 1, "apply: broken.yaml:2: "},
 		"no backup":                {nil, []string{"restore", "nowhere.db", "--data", "new"}, 1, "nowhere.db"},
 		"something else":           {nil, []string{"restore", "usageflow.yaml", "--data", "new"}, 1, "is no backup of a ledger"},
 		"no connections":           {nil, []string{"serve", "--max-connections", "0"}, 1, "--max-connections must be"},
@@ -288,7 +293,7 @@ func TestRefusals(t *testing.T) {
 
 func TestHelp(t *testing.T) {
 	p := newProgram(t)
-	for _, args := range [][]string{{"help"}, {"--help"}, {"serve", "--help"}, {"init", "-h"}, {"check", "--help"}, {"backup", "x", "--help"}, {"restore", "-help"}} {
+	for _, args := range [][]string{{"help"}, {"--help"}, {"serve", "--help"}, {"init", "-h"}, {"check", "--help"}, {"apply", "--help"}, {"backup", "x", "--help"}, {"restore", "-help"}} {
 		out, errs, status := p.run(args...)
 		if status != 0 || errs != "" || !strings.Contains(out, "Usage: usageflow") {
 			t.Errorf("%q: %d %s%s", args, status, out, errs)
@@ -506,6 +511,48 @@ func TestTLS(t *testing.T) {
 			t.Fatalf("the new certificate is not used: %v", err)
 		}
 	}
+	if err := s.stop(syscall.SIGTERM); err != nil {
+		t.Error(err)
+	}
+}
+
+// What is applied to a running service is in force, and stays over a restart, without a file too.
+func TestApply(t *testing.T) {
+	p := newProgram(t, "USAGEFLOW_ADMIN_TOKEN=secret")
+	s := p.serve("--listen", "127.0.0.1:0", "--log-format", "text")
+	s.logged("no application is configured")
+	p.write("acme.yaml", config)
+	p.write("stricter.yaml", strings.Replace(config, "limit: 5", "limit: 1", 1))
+	if out, errs, status := p.run("apply", "-f", "acme.yaml", "--url", s.page, "--dry-run"); status != 0 || out != "acme: created\n  key uf_… added\n  policy GET /reports added\nThis was a dry run: nothing has changed.\n" || errs != "" {
+		t.Errorf("a dry run: %d %s%s", status, out, errs)
+	}
+	agents := &program{t: t, dir: p.dir, env: append([]string{"USAGEFLOW_URL=" + s.agent}, p.env...)}
+	if out, errs, status := agents.run("apply", "-f", "acme.yaml"); status != 0 || !strings.HasPrefix(out, "acme: created\n") {
+		t.Errorf("apply: %d %s%s", status, out, errs)
+	}
+	stranger := &program{t: t, dir: p.dir}
+	if _, errs, status := stranger.run("apply", "-f", "stricter.yaml", "--url", s.page); status != 1 || !strings.Contains(errs, "USAGEFLOW_ADMIN_TOKEN") {
+		t.Errorf("without the token: %d %s", status, errs)
+	}
+	if resp := reserve(t, pool(t, s.agent, "uf_key"), "GET /reports", "a"); resp.Payload.(map[string]any)["limit"] != 5.0 {
+		t.Errorf("got %+v", resp)
+	}
+	stdin := p.command("apply", "-f", "-", "--url", s.page)
+	stdin.Stdin = strings.NewReader(strings.Replace(config, "limit: 5", "limit: 1", 1))
+	if out, err := stdin.CombinedOutput(); err != nil || string(out) != "acme: updated\n  policy GET /reports changed\n" {
+		t.Errorf("from standard input: %v %s", err, out)
+	}
+	if err := s.stop(syscall.SIGTERM); err != nil {
+		t.Error(err)
+	}
+	s = p.serve("--listen", "127.0.0.1:0", "--log-format", "text")
+	if resp := reserve(t, pool(t, s.agent, "uf_key"), "GET /reports", "b"); resp.Payload.(map[string]any)["limit"] != 1.0 {
+		t.Errorf("after a restart: %+v", resp)
+	}
+	if err := s.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	s.logged("there is no configuration file")
 	if err := s.stop(syscall.SIGTERM); err != nil {
 		t.Error(err)
 	}

@@ -21,18 +21,23 @@ import (
 // serveOptions are the settings of usageflow serve.
 type serveOptions struct {
 	listen, data, config string
-	tlsCert, tlsKey      string
-	hold, drain          time.Duration
-	connections          int
-	logFormat            string
-	logLevel             slog.Level
+	// mayBeMissing says that the configuration file was not asked for by name.
+	mayBeMissing    bool
+	tlsCert, tlsKey string
+	hold, drain     time.Duration
+	connections     int
+	logFormat       string
+	logLevel        slog.Level
 }
 
 const serveSummary = `serve runs the UsageFlow service until it gets SIGTERM or SIGINT. SIGHUP makes it read the configuration and the certificate again.
 
 Each flag may stand in the environment (--tls-cert as USAGEFLOW_TLS_CERT) or in the configuration's server section (server: {tls-cert: ...});
 the flag goes before the environment, and that before the configuration. ` + service.AdminTokenEnv + ` in the environment is the bearer token of
-the HTTP API, the page and /metrics; without it the service listens on loopback addresses only.`
+the HTTP API, the page and /metrics; without it the service listens on loopback addresses only.
+
+The configuration is kept in the data folder, where the HTTP API, the page and usageflow apply change it. An application of the file is
+brought there when the file says something else of it than at the last start or SIGHUP; without a file, the service serves what is there.`
 
 func serveFlags(o *serveOptions, stderr io.Writer) *flag.FlagSet {
 	flags := newFlags("serve", stderr)
@@ -59,11 +64,9 @@ func serve(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err := fromEnvironment(flags); err != nil {
 		return err
 	}
-	config, err := loadConfig(o.config)
+	o.mayBeMissing = !isSet(flags, "config")
+	config, err := o.load(flags)
 	if err != nil {
-		return err
-	}
-	if err := fromConfig(flags, o.config, config); err != nil {
 		return err
 	}
 	log, err := o.check(stderr)
@@ -71,6 +74,19 @@ func serve(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return err
 	}
 	return o.serve(ctx, config, log, stdout)
+}
+
+// load reads the configuration file, and the settings in it that flags do not have yet. It returns nil where there is none and none is
+// asked for.
+func (o *serveOptions) load(flags *flag.FlagSet) (*service.Config, error) {
+	config, err := loadConfig(o.config)
+	if errors.Is(err, errNoConfig) && o.mayBeMissing {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return config, fromConfig(flags, o.config, config)
 }
 
 // check makes the log, or says what is wrong with the settings.
@@ -112,7 +128,7 @@ func (o *serveOptions) serve(ctx context.Context, config *service.Config, log *s
 	}
 	defer func() { err = errors.Join(err, ledger.Close()) }()
 	s, err := service.New(service.Options{
-		Config: config, Ledger: ledger, AdminToken: os.Getenv(service.AdminTokenEnv), Logger: log, MaxConnections: o.connections,
+		Config: config, Documents: ledger, Ledger: ledger, AdminToken: os.Getenv(service.AdminTokenEnv), Logger: log, MaxConnections: o.connections,
 	})
 	if err != nil {
 		return err
@@ -130,12 +146,12 @@ func (o *serveOptions) serve(ctx context.Context, config *service.Config, log *s
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- s.Serve(listener) }()
-	log.Info("the service listens", "address", listener.Addr().String(), "tls", certificate != nil, "applications", len(config.Applications), "data", o.data)
+	log.Info("the service listens", "address", listener.Addr().String(), "tls", certificate != nil, "applications", len(s.Config().Applications), "data", o.data)
 
 	if tcp, ok := listener.Addr().(*net.TCPAddr); ok && certificate == nil && !tcp.IP.IsLoopback() {
 		log.Warn("the service listens without TLS where others reach it: keys, the token and usage go over the network as they are, unless a proxy before it does TLS")
 	}
-	warn(config, log)
+	o.advise(s, log)
 
 	hangups := make(chan os.Signal, 1)
 	notifyHangup(hangups)
@@ -162,18 +178,18 @@ func (o *serveOptions) serve(ctx context.Context, config *service.Config, log *s
 
 // reload reads the configuration and the certificate again. What can't be read stays as it is.
 func (o *serveOptions) reload(s *service.Service, certificate *certificate, log *slog.Logger) {
-	config, err := loadConfig(o.config)
-	if err == nil {
-		err = fromConfig(serveFlags(&serveOptions{}, io.Discard), o.config, config)
-	}
-	if err == nil {
+	config, err := o.load(serveFlags(&serveOptions{}, io.Discard))
+	if err == nil && config != nil {
 		err = s.Reconfigure(config)
 	}
-	if err != nil {
+	switch {
+	case err != nil:
 		log.Error("the configuration was not read again; the last one stays in force", "error", err)
-	} else {
-		log.Info("the configuration was read again", "applications", len(config.Applications))
-		warn(config, log)
+	case config == nil:
+		log.Info("there is no configuration file; what is stored stays in force", "file", o.config)
+	default:
+		log.Info("the configuration was read again", "applications", len(s.Config().Applications))
+		o.advise(s, log)
 	}
 	if certificate == nil {
 		return
@@ -183,8 +199,12 @@ func (o *serveOptions) reload(s *service.Service, certificate *certificate, log 
 	}
 }
 
-func warn(config *service.Config, log *slog.Logger) {
-	for _, warning := range config.Warnings() {
+// advise says what is probably not meant in the configuration, or how to get one.
+func (o *serveOptions) advise(s *service.Service, log *slog.Logger) {
+	if len(s.Config().Applications) == 0 {
+		log.Warn("no application is configured, so that every agent is refused: make one on the page, or with usageflow init and usageflow apply -f " + defaultConfig)
+	}
+	for _, warning := range s.Config().Warnings() {
 		log.Warn("the configuration may not be what was meant", "warning", warning)
 	}
 }

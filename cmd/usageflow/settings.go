@@ -20,6 +20,9 @@ const defaultConfig = "usageflow.yaml"
 // defaultData is the data folder where none is named.
 const defaultData = "usageflow-data"
 
+// errNoConfig begins the error for a configuration file that is not there.
+var errNoConfig = errors.New("there is no")
+
 // newFlags makes the flags of a command, whose --help prints summary and them.
 func newFlags(name string, stderr io.Writer) *flag.FlagSet {
 	flags := flag.NewFlagSet("usageflow "+name, flag.ContinueOnError)
@@ -104,11 +107,18 @@ func setRest(flags *flag.FlagSet, value func(name string) (value, source string)
 	return errors.Join(errs...)
 }
 
+// isSet reports whether the command line or the environment has set a flag.
+func isSet(flags *flag.FlagSet, name string) bool {
+	found := false
+	flags.Visit(func(f *flag.Flag) { found = found || f.Name == name })
+	return found
+}
+
 // loadConfig reads the configuration at path, and explains where there is none.
 func loadConfig(path string) (*service.Config, error) {
 	config, err := service.LoadConfig(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("there is no %s: usageflow init writes one, and --config names another", path)
+		return nil, fmt.Errorf("%w %s: usageflow init writes one, and --config names another", errNoConfig, path)
 	}
 	return config, err
 }

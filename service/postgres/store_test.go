@@ -10,6 +10,7 @@ import (
 
 	"github.com/usageflow/usageflow-go-middleware/internal/pgtest"
 	"github.com/usageflow/usageflow-go-middleware/service"
+	"github.com/usageflow/usageflow-go-middleware/service/documenttest"
 	"github.com/usageflow/usageflow-go-middleware/service/ledgertest"
 	"github.com/usageflow/usageflow-go-middleware/service/postgres"
 )
@@ -31,5 +32,13 @@ func TestLedger(t *testing.T) {
 	cluster := pgtest.Start(t)
 	ledgertest.Run(t, func(t *testing.T, now func() time.Time) service.Ledger {
 		return open(t, postgres.Options{URL: cluster.Database(t), Now: now})
+	})
+}
+
+func TestDocument(t *testing.T) {
+	cluster := pgtest.Start(t)
+	documenttest.Run(t, func(t *testing.T) func() documenttest.Store {
+		url := cluster.Database(t)
+		return func() documenttest.Store { return open(t, postgres.Options{URL: url}) }
 	})
 }

@@ -61,6 +61,7 @@ CREATE TABLE usage (
 ) WITHOUT ROWID;
 CREATE TABLE outbox (n INTEGER PRIMARY KEY AUTOINCREMENT, seq INTEGER NOT NULL); -- settlements that exports have to see
 CREATE TABLE exports (name TEXT PRIMARY KEY, delivered INTEGER NOT NULL) WITHOUT ROWID; -- outbox.n of the last one seen
+CREATE TABLE document (version INTEGER NOT NULL, data BLOB NOT NULL); -- one row, or none
 `}
 
 const (
@@ -91,7 +92,7 @@ func openTables(ctx context.Context, path string) (*tables, error) {
 	if err != nil {
 		return nil, err
 	}
-	db.SetMaxOpenConns(6) // the folder's, the committer's, a backup's, and some for queries
+	db.SetMaxOpenConns(6) // the folder's, the committer's, a backup's, the configuration's, and some for queries
 	db.SetMaxIdleConns(3)
 	t := &tables{db: db}
 	if err := t.prepare(ctx); err != nil {
