@@ -24,7 +24,9 @@ type serveOptions struct {
 	// mayBeMissing says that the configuration file was not asked for by name.
 	mayBeMissing    bool
 	tlsCert, tlsKey string
+	store           string
 	hold, drain     time.Duration
+	retention       time.Duration
 	connections     int
 	logFormat       string
 	logLevel        slog.Level
@@ -36,17 +38,21 @@ Each flag may stand in the environment (--tls-cert as USAGEFLOW_TLS_CERT) or in 
 the flag goes before the environment, and that before the configuration. ` + service.AdminTokenEnv + ` in the environment is the bearer token of
 the HTTP API, the page and /metrics; without it the service listens on loopback addresses only.
 
-The configuration is kept in the data folder, where the HTTP API, the page and usageflow apply change it. An application of the file is
-brought there when the file says something else of it than at the last start or SIGHUP; without a file, the service serves what is there.`
+The ledger and the configuration are in the data folder, which one process at a time has, or with --store in a PostgreSQL database, which
+several replicas share: they decide together. There, the HTTP API, the console and usageflow apply change the configuration. An application
+of the file is brought there when the file says something else of it than at the last start or SIGHUP; without a file, the service serves
+what is there.`
 
 func serveFlags(o *serveOptions, stderr io.Writer) *flag.FlagSet {
 	flags := newFlags("serve", stderr)
-	flags.StringVar(&o.listen, "listen", "localhost:9000", "`host:port` to listen on; port 0 picks one ; the default is for this machine only")
+	flags.StringVar(&o.listen, "listen", "localhost:9000", "`host:port` to listen on; port 0 picks one; the default is for this machine only")
 	flags.StringVar(&o.data, "data", defaultData, "`folder` of the ledger, created if absent")
+	flags.StringVar(&o.store, "store", "", "postgres:// `URL` of a database that several replicas share, in place of the data folder")
 	flags.StringVar(&o.config, "config", defaultConfig, "`file` with applications, keys and policies")
 	flags.StringVar(&o.tlsCert, "tls-cert", "", "PEM `file` with the certificate to serve TLS with, and its chain; needs --tls-key")
 	flags.StringVar(&o.tlsKey, "tls-key", "", "PEM `file` with the certificate's private key")
 	flags.DurationVar(&o.hold, "hold", 5*time.Minute, "`time` after which a reservation expires that nobody settles")
+	flags.DurationVar(&o.retention, "retention", sqlite.DefaultRetention, "`time` for which each request is kept, and its id known; sums are kept for ever; 0 keeps all")
 	flags.DurationVar(&o.drain, "drain", 30*time.Second, "longest `time` for connections to end after SIGTERM")
 	flags.IntVar(&o.connections, "max-connections", 10_000, "`number` of agents' connections at the same time")
 	flags.StringVar(&o.logFormat, "log-format", "json", "`form` of the log on standard error: json or text")
@@ -96,6 +102,10 @@ func (o *serveOptions) check(stderr io.Writer) (*slog.Logger, error) {
 		return nil, errors.New("--tls-cert and --tls-key go together")
 	case o.hold <= 0:
 		return nil, errors.New("--hold must be more than nothing")
+	case o.retention < 0 || o.retention > 0 && o.retention < 24*time.Hour:
+		return nil, errors.New("--retention must be at least 24h, or 0")
+	case o.store != "" && !isPostgres(o.store):
+		return nil, errors.New("--store is a URL that begins with postgres://")
 	case o.drain <= 0:
 		return nil, errors.New("--drain must be more than nothing")
 	case o.connections < 1:
@@ -119,12 +129,9 @@ func (o *serveOptions) serve(ctx context.Context, config *service.Config, log *s
 			return err
 		}
 	}
-	ledger, err := sqlite.Open(sqlite.Options{Dir: o.data, HoldTime: o.hold, Logger: log})
-	if errors.Is(err, sqlite.ErrInUse) {
-		return fmt.Errorf("the data folder %s is in use by another process; choose another with --data", o.data)
-	}
+	ledger, err := o.openStore(ctx, log)
 	if err != nil {
-		return fmt.Errorf("--data %s: %w", o.data, err)
+		return err
 	}
 	defer func() { err = errors.Join(err, ledger.Close()) }()
 	s, err := service.New(service.Options{
@@ -146,7 +153,7 @@ func (o *serveOptions) serve(ctx context.Context, config *service.Config, log *s
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- s.Serve(listener) }()
-	log.Info("the service listens", "address", listener.Addr().String(), "tls", certificate != nil, "applications", len(s.Config().Applications), "data", o.data)
+	log.Info("the service listens", "address", listener.Addr().String(), "tls", certificate != nil, "applications", len(s.Config().Applications), "store", o.place())
 
 	if tcp, ok := listener.Addr().(*net.TCPAddr); ok && certificate == nil && !tcp.IP.IsLoopback() {
 		log.Warn("the service listens without TLS where others reach it: keys, the token and usage go over the network as they are, unless a proxy before it does TLS")
