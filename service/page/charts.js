@@ -78,10 +78,11 @@ export function chart({ name, series, kind, label, title, more = () => [] }) {
     });
     // As many labels as there is room for; the last one is at the end.
     const every = Math.max(1, Math.ceil(n / Math.max(2, Math.floor(inner / 76))));
+    const texts = points.map((p, i) => label(p.at, i));
     for (let i = points.length - 1; i >= 0; i -= every) {
-      const half = 24, px = Math.min(Math.max(x(i), left + half - 8), width - half);
-      if (x(i) < left + 4 && kind !== "bars") continue;
-      parts.push(s("text", { class: "axis", x: px, y: height - 7, "text-anchor": "middle" }, label(points[i].at, i)));
+      const half = 32, px = Math.min(Math.max(x(i), left + half - 8), width - half);
+      if (x(i) < left + 4 && kind !== "bars" || texts[i] === texts[i - every]) continue; // said where it begins
+      parts.push(s("text", { class: "axis", x: px, y: height - 7, "text-anchor": "middle" }, texts[i]));
     }
     const cross = s("line", { class: "cross", y1: edge.top, y2: floor, visibility: "hidden" });
     svg.replaceChildren(...parts.flat(), cross);
