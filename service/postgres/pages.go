@@ -23,10 +23,10 @@ const (
 
 // pages are what one transaction has read: the book of the ledgers and allocations that it needs.
 type pages struct {
-	book  *book.Book
-	clock clockRow
-	byNum map[uint32]*book.Account
-	allow bool // exports want to see settlements
+	book      *book.Book
+	clock     clockRow
+	byNum     map[uint32]*book.Account
+	exporting bool // there are exports, which want to see settlements
 }
 
 // clockRow is the row of the table clock.
@@ -84,7 +84,7 @@ func (s *Store) read(ctx context.Context, conn *pgxpool.Conn, ops []*operation) 
 	batch.Queue(clockSQL, s.nowParam()).QueryRow(func(row pgx.Row) error {
 		var now int64
 		c := &p.clock
-		if err := row.Scan(&c.age, &c.wall, &c.nextSeq, &c.nextLedger, &c.ledgers, &c.held, &now, &p.allow); err != nil {
+		if err := row.Scan(&c.age, &c.wall, &c.nextSeq, &c.nextLedger, &c.ledgers, &c.held, &now, &p.exporting); err != nil {
 			return err
 		}
 		p.book.Clock = book.Clock{Now: func() time.Time { return time.UnixMicro(now) }, Age: time.Duration(c.age) * time.Microsecond, Last: time.UnixMicro(c.wall)}
@@ -202,7 +202,7 @@ func (p *pages) write(ctx context.Context, conn *pgxpool.Conn, b *book.Batch) er
 	if len(hours) > 0 {
 		batch.Queue(usageSQL, usageArrays(hours)...)
 	}
-	if p.allow && len(settled) > 0 {
+	if p.exporting && len(settled) > 0 {
 		batch.Queue(outboxSQL, settled)
 	}
 	if !b.Empty() {

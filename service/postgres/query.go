@@ -100,29 +100,20 @@ func (s *Store) Ledgers(ctx context.Context, q service.LedgerQuery) (service.Led
 // Allocations implements service.Ledger.
 func (s *Store) Allocations(ctx context.Context, q service.AllocationQuery) ([]service.Allocation, error) {
 	limit := service.QueryLimit(q.Limit)
-	columns := `a.seq, a.key, a.ledger, a.id, a.reserved, a.reserved_at, a.age, a.prev, a.detail, a.state, a.flags, a.charged, a.ended_at, a.meta, l.app, l.alias`
-	query, args := `SELECT `+columns+` FROM usageflow.allocations a JOIN usageflow.ledgers l ON l.num = a.ledger
+	query, args := `SELECT `+viewColumns+` FROM usageflow.allocations a JOIN usageflow.ledgers l ON l.num = a.ledger
 		WHERE ($1 = '' OR l.app = $1) ORDER BY a.seq DESC LIMIT $2`, []any{q.Application, limit}
 	if q.Alias != "" { // from the newest of the ledger to the one before it
 		query, args = `WITH RECURSIVE chain (seq, depth) AS (
 			SELECT last, 1 FROM usageflow.ledgers WHERE app = $1 AND alias = $3
 			UNION ALL SELECT a.prev, depth + 1 FROM chain JOIN usageflow.allocations a ON a.seq = chain.seq WHERE depth < $2 AND a.prev > 0)
-			SELECT `+columns+` FROM chain JOIN usageflow.allocations a ON a.seq = chain.seq JOIN usageflow.ledgers l ON l.num = a.ledger
+			SELECT `+viewColumns+` FROM chain JOIN usageflow.allocations a ON a.seq = chain.seq JOIN usageflow.ledgers l ON l.num = a.ledger
 			ORDER BY a.seq DESC`, append(args, q.Alias)
 	}
 	rows, err := s.pool.Query(ctx, query, args...)
 	if err != nil {
 		return nil, err
 	}
-	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (service.Allocation, error) {
-		var name book.Name
-		coded, err := scanAllocation(extended{row, []any{&name.App, &name.Alias}})
-		if err != nil {
-			return service.Allocation{}, err
-		}
-		coded.Account = &book.Account{Name: name}
-		return coded.View()
-	})
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (service.Allocation, error) { return scanView(row) })
 }
 
 // extended is a row with columns after those that are scanned.

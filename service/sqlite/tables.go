@@ -186,24 +186,33 @@ func (t *tables) lookup(ctx context.Context, keys []book.Key, found func(*book.C
 func scanAllocations(rows *sql.Rows, found func(*book.Coded) error) error {
 	defer func() { _ = rows.Close() }() // rows.Err says what went wrong
 	for rows.Next() {
-		al := &book.Coded{}
-		al.InTables = true
-		var key, detail sql.RawBytes
-		if err := rows.Scan(&al.Seq, &key, &al.Num, &al.ID, &al.Reserved, &al.ReservedAt, &al.Age, &al.Prev, &detail,
-			&al.State, &al.Flags, &al.Charged, &al.EndedAt, &al.Meta); err != nil {
+		al, err := scanAllocation(rows)
+		if err != nil {
 			return err
 		}
-		d := book.NewDecoder(detail)
-		d.Detail(al)
-		if len(key) != len(al.Key) || !d.Done() {
-			return fmt.Errorf("allocation %d is damaged", al.Seq)
-		}
-		copy(al.Key[:], key)
 		if err := found(al); err != nil {
 			return err
 		}
 	}
 	return rows.Err()
+}
+
+// scanAllocation reads one row, and what comes before an allocation's columns into before.
+func scanAllocation(rows *sql.Rows, before ...any) (*book.Coded, error) {
+	al := &book.Coded{}
+	al.InTables = true
+	var key, detail sql.RawBytes
+	if err := rows.Scan(append(before, &al.Seq, &key, &al.Num, &al.ID, &al.Reserved, &al.ReservedAt, &al.Age, &al.Prev, &detail,
+		&al.State, &al.Flags, &al.Charged, &al.EndedAt, &al.Meta)...); err != nil {
+		return nil, err
+	}
+	d := book.NewDecoder(detail)
+	d.Detail(al)
+	if len(key) != len(al.Key) || !d.Done() {
+		return nil, fmt.Errorf("allocation %d is damaged", al.Seq)
+	}
+	copy(al.Key[:], key)
+	return al, nil
 }
 
 func (t *tables) close() error { return errors.Join(t.lookupStmt.Close(), t.db.Close()) }
