@@ -28,6 +28,7 @@ type serveOptions struct {
 	hold, drain     time.Duration
 	retention       time.Duration
 	connections     int
+	exports         exportOptions
 	logFormat       string
 	logLevel        slog.Level
 }
@@ -55,6 +56,7 @@ func serveFlags(o *serveOptions, stderr io.Writer) *flag.FlagSet {
 	flags.DurationVar(&o.retention, "retention", sqlite.DefaultRetention, "`time` for which each request is kept, and its id known; sums are kept for ever; 0 keeps all")
 	flags.DurationVar(&o.drain, "drain", 30*time.Second, "longest `time` for connections to end after SIGTERM")
 	flags.IntVar(&o.connections, "max-connections", 10_000, "`number` of agents' connections at the same time")
+	o.exports.flags(flags)
 	flags.StringVar(&o.logFormat, "log-format", "json", "`form` of the log on standard error: json or text")
 	flags.TextVar(&o.logLevel, "log-level", slog.LevelInfo, "least `level` that is logged: DEBUG, INFO, WARN or ERROR")
 	return flags
@@ -111,6 +113,9 @@ func (o *serveOptions) check(stderr io.Writer) (*slog.Logger, error) {
 	case o.connections < 1:
 		return nil, errors.New("--max-connections must be at least 1")
 	}
+	if err := o.exports.check(); err != nil {
+		return nil, err
+	}
 	handlerOptions := &slog.HandlerOptions{Level: o.logLevel}
 	switch o.logFormat {
 	case "json":
@@ -134,6 +139,11 @@ func (o *serveOptions) serve(ctx context.Context, config *service.Config, log *s
 		return err
 	}
 	defer func() { err = errors.Join(err, ledger.Close()) }()
+	stopExports, err := o.exports.start(ctx, ledger, log)
+	if err != nil {
+		return err
+	}
+	defer stopExports()
 	s, err := service.New(service.Options{
 		Config: config, Documents: ledger, Ledger: ledger, AdminToken: os.Getenv(service.AdminTokenEnv), Logger: log, MaxConnections: o.connections,
 	})

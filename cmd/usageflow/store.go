@@ -18,6 +18,7 @@ import (
 type store interface {
 	service.Ledger
 	service.DocumentStore
+	service.Outbox
 }
 
 // storeTimeout is how long the database may take to answer at the start.
