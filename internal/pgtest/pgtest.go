@@ -61,7 +61,7 @@ func Start(t testing.TB) *Cluster {
 	if c.owner, err = owner(c.dir); err != nil {
 		t.Fatal(err)
 	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	ln, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,8 +80,8 @@ func Start(t testing.TB) *Cluster {
 func binaries() string {
 	if path, err := exec.LookPath("initdb"); err == nil {
 		if _, err := exec.LookPath("postgres"); err == nil {
-			if real, err := filepath.EvalSymlinks(path); err == nil {
-				return filepath.Dir(real)
+			if target, err := filepath.EvalSymlinks(path); err == nil {
+				return filepath.Dir(target)
 			}
 		}
 	}
@@ -103,7 +103,7 @@ func version(path string) int {
 func (c *Cluster) data() string { return filepath.Join(c.dir, "data") }
 
 func (c *Cluster) command(name string, args ...string) *exec.Cmd {
-	cmd := exec.Command(filepath.Join(c.bin, name), args...)
+	cmd := exec.CommandContext(context.Background(), filepath.Join(c.bin, name), args...)
 	cmd.Dir = c.dir
 	runAs(cmd, c.owner)
 	return cmd

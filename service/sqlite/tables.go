@@ -84,7 +84,6 @@ type tables struct {
 	wall                         int64
 	hasAllocs                    bool // set at open and by the committer after a fold
 	lookupArgs                   []any
-	buf                          []byte // the folder's
 }
 
 func openTables(ctx context.Context, path string) (*tables, error) {
