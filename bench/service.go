@@ -12,7 +12,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -31,6 +33,7 @@ type serviceBench struct {
 	rounds   int
 	lap      time.Duration
 	postgres string
+	only     string
 	dir      string // of the binary and the data
 	binary   string
 }
@@ -41,6 +44,7 @@ func runService(args []string) (err error) {
 	b := &serviceBench{}
 	flags.IntVar(&b.rounds, "rounds", 5, "how often everything is measured; the table shows medians")
 	flags.DurationVar(&b.lap, "lap", 3*time.Second, "time of each measurement")
+	flags.StringVar(&b.only, "only", "", "measure what has this `text` in its name")
 	flags.StringVar(&b.postgres, "postgres", "", "`URL` of an empty database, to measure the service over it too")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -91,6 +95,7 @@ func (b *serviceBench) run() error {
 		)
 	}
 	table.Head(os.Stdout, "durable reservations a second: the client in this process, the service in another, over 8 WebSockets")
+	rows = slices.DeleteFunc(rows, func(m *measurement) bool { return !strings.Contains(m.name, b.only) })
 	for range b.rounds {
 		for _, row := range rows {
 			rate, err := row.measure()
