@@ -115,20 +115,33 @@ func TestForeignRequests(t *testing.T) {
 	}
 }
 
+// pageParts is what each file of the console has in it.
+func pageParts(t *testing.T) map[string]string {
+	t.Helper()
+	parts := map[string]string{"/": `<main id="view"`, "/console.css": "prefers-color-scheme", "/icon.svg": "<svg"}
+	modules, err := filepath.Glob("page/*.js")
+	if err != nil || len(modules) == 0 {
+		t.Fatalf("modules %v: %v", modules, err)
+	}
+	for _, module := range modules {
+		parts["/"+filepath.Base(module)] = "export "
+	}
+	parts["/console.js"] = "import "
+	return parts
+}
+
 func TestPage(t *testing.T) {
 	r := start(t, service.Options{})
-	files, err := filepath.Glob("page/*")
-	if err != nil || len(files) < 10 {
-		t.Fatal(files, err)
-	}
-	for _, file := range append(files, "page/") {
-		path := strings.TrimPrefix(file, "page")
-		status, header, body := get(t, "http://"+r.addr+strings.TrimSuffix(path, "index.html"), nil)
-		if status != 200 || len(body) == 0 || !strings.HasPrefix(header.Get("Content-Security-Policy"), "default-src 'none'") {
+	for path, want := range pageParts(t) {
+		status, header, body := get(t, "http://"+r.addr+path, nil)
+		if again, _, _ := get(t, "http://"+r.addr+path, http.Header{"If-None-Match": {header.Get("Etag")}}); again != 304 {
+			t.Errorf("%s again: %d", path, again)
+		}
+		if status != 200 || !strings.Contains(string(body), want) || !strings.HasPrefix(header.Get("Content-Security-Policy"), "default-src 'none'") {
 			t.Errorf("%s: %d %v", path, status, header)
 		}
 		text := strings.ReplaceAll(string(body), `xmlns="http://www.w3.org/2000/svg"`, "")
-		for _, bad := range []string{"http://", "https://", "innerHTML", "insertAdjacentHTML", "eval("} {
+		for _, bad := range []string{"http://", "https://", "innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "style=", "onclick=\""} {
 			if strings.Contains(text, bad) {
 				t.Errorf("%s has %q", path, bad)
 			}

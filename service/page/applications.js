@@ -80,8 +80,7 @@ function keyItem(a, k, old, again) {
   });
   return h("li", { "data-test": "key", "data-prefix": k.prefix },
     h("code", {}, k.prefix + "…"), h("span", { class: "label" }, k.label || "", " ", badge(k.source), old && badge("old", "warn")),
-    h("span", { class: "hint" }, k.lastUsedAt ? "used " + ago(k.lastUsedAt, api.now()) : "never used"),
-    h("span", { class: "hint" }, "made " + full(k.createdAt)),
+    h("span", { class: "hint dates" }, h("span", {}, k.lastUsedAt ? "used " + ago(k.lastUsedAt, api.now()) : "never used"), h("span", {}, "made " + full(k.createdAt))),
     h("button", { type: "button", class: "danger-quiet", "data-test": "revoke-key", "aria-label": "Revoke " + k.prefix, onclick: revoke }, "Revoke"));
 }
 

@@ -7,7 +7,7 @@ import { applicationSelect, confirm, empty, field, heading, loaded, methodSelect
 
 export function blocked(view, page) {
   let chosen = page.params.get("application") || "";
-  const filter = h("span", {});
+  const filter = h("div", { class: "tools" });
   const list = h("div", {});
   const application = h("span", {});
   const method = methodSelect({ "data-test": "block-method" }, "*");

@@ -32,10 +32,11 @@ const edge = { top: 12, right: 12, bottom: 26 };
 
 /**
  * chart draws series over time, stacked. series: [{name, className}]; kind: "area" or "bars";
- * label(at) names a point on the axis, title(at) in full; more(point) adds lines to what the crosshair tells.
+ * label(at) names a point on the axis, title(at) in full; steps are the distances, in ms, that labels may have;
+ * more(point) adds lines to what the crosshair tells.
  * update takes points [{at, values: [one for each series]}], evenly spaced.
  */
-export function chart({ name, series, kind, label, title, more = () => [] }) {
+export function chart({ name, series, kind, steps, label, title, more = () => [] }) {
   const svg = s("svg", { class: "chart-svg", tabindex: 0, role: "group", "aria-roledescription": "chart", "aria-label": name + ". Left and right arrow keys read the values.", "data-test": "chart" });
   const tip = h("div", { class: "tip", hidden: true });
   const read = h("div", { class: "sr", role: "status" });
@@ -50,7 +51,7 @@ export function chart({ name, series, kind, label, title, more = () => [] }) {
     if (!width || !height) return;
     svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     const sums = points.map((p) => p.values.reduce((a, b) => a + b, 0));
-    const marks = ticks(Math.max(1, ...sums), height > 240 ? 4 : 3), top = marks[marks.length - 1];
+    const marks = ticks(Math.max(...sums, 0) || 4, height > 240 ? 4 : 3), top = marks[marks.length - 1];
     const left = 14 + 7 * Math.max(...marks.map((m) => compact(m).length));
     const inner = width - left - edge.right, floor = height - edge.bottom;
     const n = Math.max(points.length, 1), slot = kind === "bars" ? inner / n : inner / Math.max(n - 1, 1);
@@ -76,14 +77,15 @@ export function chart({ name, series, kind, label, title, more = () => [] }) {
       const lower = points.map((_, i) => x(i).toFixed(1) + " " + y(low[i]).toFixed(1)).reverse();
       parts.push(s("g", { class: one.className }, s("path", { class: "area", d: "M" + upper.join("L") + "L" + lower.join("L") + "Z" }), s("path", { class: "line", d: "M" + upper.join("L") })));
     });
-    // As many labels as there is room for; the last one is at the end.
-    const every = Math.max(1, Math.ceil(n / Math.max(2, Math.floor(inner / 76))));
-    const texts = points.map((p, i) => label(p.at, i));
-    for (let i = points.length - 1; i >= 0; i -= every) {
-      const half = 32, px = Math.min(Math.max(x(i), left + half - 8), width - half);
-      if (x(i) < left + 4 && kind !== "bars" || texts[i] === texts[i - every]) continue; // said where it begins
-      parts.push(s("text", { class: "axis", x: px, y: height - 7, "text-anchor": "middle" }, texts[i]));
-    }
+    // Labels at round times, as many as there is room for.
+    const apart = n > 1 ? points[1].at - points[0].at : 1;
+    const every = steps.find((ms) => (ms / apart) * slot >= 58) || steps[steps.length - 1];
+    points.forEach((p, i) => {
+      if (p.at % every !== 0) return;
+      const text = label(p.at), half = 4 * text.length;
+      if (x(i) - half < 0 || x(i) + half > width) return;
+      parts.push(s("text", { class: "axis", x: x(i), y: height - 7, "text-anchor": "middle" }, text));
+    });
     const cross = s("line", { class: "cross", y1: edge.top, y2: floor, visibility: "hidden" });
     svg.replaceChildren(...parts.flat(), cross);
     place.cross = cross;

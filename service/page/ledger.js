@@ -8,7 +8,7 @@ import { link, remember } from "./router.js";
 import { amounts, badge, empty, heading, legend, level, loaded, meter, percent } from "./widgets.js";
 
 const hour = 3600e3;
-const buckets = { hour: { ms: hour, count: 48, label: minute }, day: { ms: 24 * hour, count: 30, label: day } };
+const buckets = { hour: { ms: hour, count: 48, label: (at) => (new Date(at).getHours() === 0 ? new Date(at).toLocaleDateString(undefined, { weekday: "short" }) : minute(at)) }, day: { ms: 24 * hour, count: 30, label: day } };
 const series = [{ name: "used", className: "used" }];
 
 export function ledger(view, page) {
@@ -25,7 +25,7 @@ export function ledger(view, page) {
   const total = h("b", { "data-test": "usage-total" });
   const titleOf = (at) => (bucket === "day" ? day(at) + " (UTC)" : full(at));
   const drawing = chart({
-    name: "Usage of " + alias, series, kind: "bars", title: titleOf, label: (at) => buckets[bucket].label(at),
+    name: "Usage of " + alias, series, kind: "bars", steps: [1, 2, 3, 6, 12, 24, 48, 96, 192].map((n) => n * hour), title: titleOf, label: (at) => buckets[bucket].label(at),
     more: (p) => ["requests", "voided", "expired", "flagged"].filter((n) => n === "requests" || p[n]).map((n) => [n, compact(p[n])]),
   });
   const usageBody = loaded(page, drawing.node, async (signal) => {

@@ -57,7 +57,7 @@ export function ledgers(view, page) {
     name.href = link("ledger", { application: l.application, alias: l.alias });
     node.dataset.alias = l.alias;
     node.dataset.level = level(l);
-    setText(app, l.application + (l.policy ? " · " + l.policy : ""));
+    setText(app, l.application + (l.policy && !l.alias.startsWith(l.policy) ? " · " + l.policy : ""));
     bar.update(l);
     setText(share, limited ? percent(l) : "");
     setText(facts, amounts(l) + (limited ? " / " + l.window : " used"));

@@ -22,7 +22,7 @@ export function overview(view, page) {
   const held = tile("held-now", "Held now", "held"), used = tile("used-day", "Used, 24 h", "used");
   const connections = tile("connections", "Connections");
   const activity = chart({
-    name: "Requests of the last 5 minutes", series, kind: "area", title: clock, label: minute,
+    name: "Requests of the last 5 minutes", series, kind: "area", steps: [60e3, 120e3, 300e3], title: clock, label: minute,
     more: (p) => [["settled", compact(p.settled)], ["voided", compact(p.voided)]],
   });
   const busy = h("ul", { class: "busy", "data-test": "busiest" });
@@ -37,7 +37,8 @@ export function overview(view, page) {
 
   function showRates({ seconds }) {
     const byTime = new Map(seconds.map((one) => [one.at, one]));
-    const end = Math.floor(now() / 1000) - 1, points = [];
+    const whole = Math.floor(now() / 1000) - 1; // the present second is not over
+    const newest = Math.min(seconds.at(-1)?.at ?? whole, whole), end = whole - newest < 3 ? newest : whole, points = [];
     for (let at = end - span + 1; at <= end; at++) {
       const one = byTime.get(at);
       points.push({ at: at * 1000, values: [one?.reserved || 0, one?.denied || 0], settled: one?.settled || 0, voided: one?.voided || 0 });

@@ -101,7 +101,7 @@ export const select = (attributes, options, value) => {
   return node;
 };
 
-export const methodSelect = (attributes, value = "GET") => select(attributes, methods.map((m) => [m, m === "*" ? "any method" : m]), value);
+export const methodSelect = (attributes, value = "GET") => select(attributes, methods.map((m) => [m, m === "*" ? "any" : m]), value);
 
 let fields = 0;
 /** field puts a label, and a hint, to a control. */
