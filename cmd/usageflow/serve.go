@@ -128,6 +128,9 @@ func (o *serveOptions) check(stderr io.Writer) (*slog.Logger, error) {
 
 // serve runs the service until ctx ends, then drains it and closes the ledger: whatever was acknowledged is on disk then.
 func (o *serveOptions) serve(ctx context.Context, config *service.Config, log *slog.Logger, stdout io.Writer) (err error) {
+	hangups := make(chan os.Signal, 1)
+	notifyHangup(hangups) // from the first moment on: one that nobody takes ends the process
+	defer signal.Stop(hangups)
 	var certificate *certificate
 	if o.tlsCert != "" {
 		if certificate, err = loadCertificate(o.tlsCert, o.tlsKey); err != nil {
@@ -170,9 +173,6 @@ func (o *serveOptions) serve(ctx context.Context, config *service.Config, log *s
 	}
 	o.advise(s, log)
 
-	hangups := make(chan os.Signal, 1)
-	notifyHangup(hangups)
-	defer signal.Stop(hangups)
 	for {
 		select {
 		case err := <-ended:

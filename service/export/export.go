@@ -43,6 +43,9 @@ type Exporter struct {
 // batchSize is how many settlements are read at a time.
 const batchSize = 100
 
+// noteTimeout bounds the note of what was delivered.
+const noteTimeout = 5 * time.Second
+
 // minDelay is the time before the second attempt.
 const minDelay = 200 * time.Millisecond
 
@@ -101,10 +104,16 @@ func (e *Exporter) push(ctx context.Context) (int, error) {
 		return 0, err
 	}
 	n, err := e.Receiver.Deliver(ctx, settled)
-	if n > 0 {
-		e.delivered.Add(uint64(n))
-		err = errors.Join(err, e.Outbox.Delivered(ctx, e.Name, settled[n-1].N))
+	if n == 0 {
+		return 0, err
 	}
+	// The receiver has them, so this is noted although the process may be stopping.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), noteTimeout)
+	defer cancel()
+	if failed := e.Outbox.Delivered(ctx, e.Name, settled[n-1].N); failed != nil {
+		return n, errors.Join(err, failed)
+	}
+	e.delivered.Add(uint64(n))
 	return n, err
 }
 
