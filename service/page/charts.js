@@ -9,8 +9,8 @@ export function sparkline(className) {
   const node = s("svg", { class: "sparkline " + className, viewBox: "0 0 100 28", preserveAspectRatio: "none", "aria-hidden": "true" }, area, line);
   return {
     node,
-    update(values) {
-      if (values.length < 2) return;
+    update(all) {
+      const values = all.length === 1 ? [all[0], all[0]] : all;
       const top = Math.max(...values, 1e-9);
       const points = values.map((v, i) => ((100 * i) / (values.length - 1)).toFixed(1) + " " + (26.5 - (24 * v) / top).toFixed(1));
       line.setAttribute("d", "M" + points.join("L"));
@@ -75,7 +75,10 @@ export function chart({ name, series, kind, steps, label, title, more = () => []
       if (points.length < 2) return;
       const upper = points.map((_, i) => x(i).toFixed(1) + " " + y(under[i]).toFixed(1));
       const lower = points.map((_, i) => x(i).toFixed(1) + " " + y(low[i]).toFixed(1)).reverse();
-      parts.push(s("g", { class: one.className }, s("path", { class: "area", d: "M" + upper.join("L") + "L" + lower.join("L") + "Z" }), s("path", { class: "line", d: "M" + upper.join("L") })));
+      // Where a series has nothing, its line would only hide the one below.
+      const some = (i) => k === 0 || [i - 1, i, i + 1].some((j) => points[j]?.values[k] > 0);
+      const line = upper.map((place, i) => some(i) && (i > 0 && some(i - 1) ? "L" : "M") + place).filter(Boolean).join("");
+      parts.push(s("g", { class: one.className }, s("path", { class: "area", d: "M" + upper.join("L") + "L" + lower.join("L") + "Z" }), s("path", { class: "line", d: line })));
     });
     // Labels at round times, as many as there is room for.
     const apart = n > 1 ? points[1].at - points[0].at : 1;

@@ -67,6 +67,7 @@ export function overview(view, page) {
     const step = (done, ...text) => h("li", { class: done ? "done" : "" }, h("span", {}, ...text));
     steps.replaceChildren(
       step(stats.applications > 0, h("a", { href: "#/applications" }, "Create an application"), ", and copy its key"),
+      step(stats.connections > 0, "Start your API with ", h("code", {}, "USAGEFLOW_URL=" + location.origin.replace(/^http/, "ws") + "/ws")),
       step(stats.connections > 0, "Put one line before your routes: ", h("code", {}, "r.Use(usageflow.Gin(key))")),
       step(false, "Send a request, and watch it here"));
   }

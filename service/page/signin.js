@@ -36,6 +36,7 @@ export function signIn(view, done) {
 
   view.append(h("form", { id: "sign-in", class: "card sign-in", onsubmit: submit, novalidate: true },
     h("h1", {}, "Sign in"),
+    h("input", { type: "text", autocomplete: "username", value: "admin", hidden: true }), // for password managers
     field("Admin token", token, ["The value of ", h("code", {}, "USAGEFLOW_ADMIN_TOKEN")]),
     problem, go));
   token.focus();

@@ -20,6 +20,19 @@ export const empty = (title, ...more) => h("div", { class: "empty", "data-test":
 /** skeleton stands in for content that is on its way. */
 const skeleton = () => h("div", { class: "skeleton", role: "status" }, h("span", { class: "sr" }, "Loading"), h("i"), h("i"), h("i"));
 
+// What was last focused on the page, by its data-test: redrawing may take the focus away.
+let lastFocus = "";
+document.addEventListener("focusin", ({ target }) => {
+  if (target.closest("main")) lastFocus = target.dataset.test || "";
+});
+
+/** keepFocus gives a focus that was lost by redrawing to the same control, or else to the page's title. */
+function keepFocus() {
+  if (document.activeElement !== document.body) return;
+  const same = lastFocus ? document.querySelectorAll(`main [data-test="${CSS.escape(lastFocus)}"]`) : [];
+  (same.length === 1 ? same[0] : document.querySelector("main h1"))?.focus({ preventScroll: true });
+}
+
 /**
  * loaded fills a box: a skeleton until work has succeeded for the first time, an error where it fails.
  * With ms, work is done again and again; the content stays, marked, while the service is away.
@@ -32,6 +45,7 @@ export function loaded(page, content, work, ms = 0) {
     try {
       await work(page.signal);
       if (!ready || content.classList.contains("stale")) status.replaceChildren();
+      if (ready && !ms) keepFocus();
       ready = true;
       content.hidden = false;
       content.classList.remove("stale");
@@ -172,7 +186,7 @@ export function confirm({ name, title, text, action, typed, submit }) {
   const input = typed && h("input", { autocomplete: "off", spellcheck: "false", "data-test": name + "-typed" });
   return dialog({
     name, title, action, danger: true, submit,
-    body: [h("p", {}, text), typed && field(["Type ", h("b", {}, typed), " to confirm"], input)],
+    body: [h("p", {}, text), typed && field(["Type ", h("code", {}, typed), " to confirm"], input)],
     ready: () => !typed || input.value === typed,
   });
 }
@@ -191,7 +205,7 @@ export function showKey(application, key) {
       }
       setText(said, "Copied.");
     };
-    const box = h("dialog", { "aria-labelledby": "key-title", "data-test": "key-dialog" },
+    const box = h("dialog", { "aria-labelledby": "key-title", class: "wide", "data-test": "key-dialog" },
       h("h2", { id: "key-title" }, "New key of " + application),
       h("div", { class: "dialog-body" }, h("p", {}, "Copy it now: it is shown this once, and kept as a hash only."),
         h("div", { class: "row" }, value, h("button", { type: "button", class: "primary", "data-test": "copy-key", onclick: copy }, "Copy")), said),
