@@ -83,7 +83,7 @@ func (s *Store) read(ctx context.Context, conn *pgxpool.Conn, ops []*operation) 
 	p.book.HoldTime, p.book.MaxAccounts = s.opts.HoldTime, s.opts.MaxLedgers
 	hold := s.opts.HoldTime.Microseconds()
 	var batch pgx.Batch
-	batch.Queue(`BEGIN`)
+	batch.Queue(`BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE`) // each statement sees what was committed before the lock was had
 	batch.Queue(plansSQL)
 	batch.Queue(lockSQL)
 	batch.Queue(clockSQL, s.nowParam()).QueryRow(func(row pgx.Row) error {

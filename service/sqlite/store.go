@@ -156,6 +156,7 @@ func (s *Store) restoreAccount(a *book.Account) {
 	s.state.Accounts[a.Name] = a
 	s.state.number(a)
 	s.state.NextNum = max(s.state.NextNum, a.Num+1)
+	s.state.NextSeq = max(s.state.NextSeq, a.Last+1) // its allocations may be gone
 	s.state.Size++
 }
 
