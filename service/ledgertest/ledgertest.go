@@ -84,7 +84,6 @@ func Run(t *testing.T, open Open) {
 		"usage":                             testUsage,
 		"queries of ledgers":                testLedgerQueries,
 		"allocations of a ledger":           testAllocationsOfLedger,
-		"outbox":                            testOutbox,
 	} {
 		t.Run(name, func(t *testing.T) {
 			clock := NewClock()

@@ -9,12 +9,28 @@ import (
 	"github.com/usageflow/usageflow-go-middleware/service"
 )
 
-// testOutbox is for ledgers that have an outbox.
-func testOutbox(t *testing.T, f *fixture) {
-	outbox, ok := f.ledger.(service.Outbox)
-	if !ok {
-		t.Skip("the ledger has no outbox")
-	}
+// OpenOutbox opens an empty ledger that has an outbox.
+type OpenOutbox func(t *testing.T, now func() time.Time) OutboxLedger
+
+// OutboxLedger is a ledger that has an outbox.
+type OutboxLedger interface {
+	service.Ledger
+	service.Outbox
+}
+
+// RunOutbox runs the suite of service.Outbox.
+func RunOutbox(t *testing.T, open OpenOutbox) {
+	clock := NewClock()
+	ledger := open(t, clock.Now)
+	t.Cleanup(func() {
+		if err := ledger.Close(); err != nil {
+			t.Errorf("Close: %v", err)
+		}
+	})
+	testOutbox(t, &fixture{TB: t, clock: clock, ledger: ledger}, ledger)
+}
+
+func testOutbox(t *testing.T, f *fixture, outbox service.Outbox) {
 	set := func(names ...string) {
 		t.Helper()
 		if err := outbox.SetExports(t.Context(), names); err != nil {

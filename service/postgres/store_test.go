@@ -35,6 +35,13 @@ func TestLedger(t *testing.T) {
 	})
 }
 
+func TestOutbox(t *testing.T) {
+	cluster := pgtest.Start(t)
+	ledgertest.RunOutbox(t, func(t *testing.T, now func() time.Time) ledgertest.OutboxLedger {
+		return open(t, postgres.Options{URL: cluster.Database(t), Now: now})
+	})
+}
+
 func TestDocument(t *testing.T) {
 	cluster := pgtest.Start(t)
 	documenttest.Run(t, func(t *testing.T) func() documenttest.Store {

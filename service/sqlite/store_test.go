@@ -31,6 +31,12 @@ func TestLedger(t *testing.T) {
 	})
 }
 
+func TestOutbox(t *testing.T) {
+	ledgertest.RunOutbox(t, func(t *testing.T, now func() time.Time) ledgertest.OutboxLedger {
+		return open(t, sqlite.Options{Now: now})
+	})
+}
+
 // TestLedgerFolding runs the suite with every batch folded at once, so that most lookups go to the tables.
 func TestLedgerFolding(t *testing.T) {
 	ledgertest.Run(t, func(t *testing.T, now func() time.Time) service.Ledger {
