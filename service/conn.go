@@ -265,6 +265,8 @@ func (c *conn) failed(r *request, err error) {
 	switch {
 	case errors.Is(err, ErrConflict):
 		c.refuse(r, &refusal{code: codeConflict, message: err.Error()})
+	case errors.Is(err, ErrHeldTooMuch):
+		c.refuse(r, &refusal{code: codeInvalidAmount, message: err.Error()})
 	case errors.Is(err, ErrTooManyLedgers):
 		c.refuse(r, &refusal{code: codeTooManyLedgers, message: err.Error()})
 	default:

@@ -12,6 +12,8 @@ import (
 var (
 	// ErrConflict means that the allocation id is already known on another ledger alias.
 	ErrConflict = errors.New("the allocation id belongs to another ledger alias")
+	// ErrHeldTooMuch means that a reservation would hold more than a ledger can count.
+	ErrHeldTooMuch = errors.New("the ledger holds as much as it can count")
 	// ErrQueueFull means that the ledger has as many operations waiting as it may.
 	ErrQueueFull = errors.New("the ledger's queue is full")
 	// ErrLedgerClosed means that Close has been called.

@@ -87,6 +87,10 @@ func (p *requestPayload) checked() (Micros, *refusal) {
 		return 0, &refusal{code: codeInvalidAlias, message: "the alias is missing"}
 	case len(p.Alias) > maxAlias:
 		return 0, &refusal{code: codeInvalidAlias, message: "the alias is longer than 4096 bytes"}
+	case strings.IndexByte(p.Alias, 0) >= 0: // databases have no such text
+		return 0, &refusal{code: codeInvalidAlias, message: "the alias has a NUL byte"}
+	case strings.IndexByte(p.AllocationID, 0) >= 0:
+		return 0, &refusal{code: codeInvalidID, message: "the allocation id has a NUL byte"}
 	case len(p.AllocationID) > maxID:
 		return 0, &refusal{code: codeInvalidID, message: "the allocation id is longer than 256 bytes"}
 	case p.Amount == nil:

@@ -82,6 +82,8 @@ func Run(t *testing.T, open Open) {
 		"concurrent in a shared ledger":     testSharedConcurrent,
 		"clock was ahead":                   testClockWasAhead,
 		"usage":                             testUsage,
+		"usage saturates":                   testUsageSaturates,
+		"held saturates":                    testHeldSaturates,
 		"queries of ledgers":                testLedgerQueries,
 		"allocations of a ledger":           testAllocationsOfLedger,
 	} {

@@ -3,6 +3,7 @@ package ledgertest
 import (
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"testing"
 	"time"
@@ -166,4 +167,46 @@ func testAllocationsOfLedger(t *testing.T, f *fixture) {
 			}
 		}
 	}
+}
+
+// testUsageSaturates charges more than a sum can hold: it stays at its largest, and everything goes on.
+func testUsageSaturates(t *testing.T, f *fixture) {
+	start := f.clock.Now()
+	for i := range 12 {
+		if i%3 == 0 {
+			f.clock.Move(time.Hour)
+		}
+		f.settle(strconv.Itoa(i), service.MaxAmount/unit)
+		if i == 9 { // a store may sum up now
+			f.usage(service.UsageQuery{From: start, To: start, Bucket: service.WindowHour})
+		}
+	}
+	f.usage(service.UsageQuery{From: start, To: f.clock.Now().Add(time.Hour), Bucket: service.WindowDay},
+		service.Usage{At: start, Application: app, Alias: alias, Amount: math.MaxInt64, Requests: 12, Flagged: 12})
+	for i := range 12 {
+		f.settle("same hour"+strconv.Itoa(i), service.MaxAmount/unit)
+		f.usage(service.UsageQuery{From: start, To: start, Bucket: service.WindowHour})
+	}
+}
+
+// testHeldSaturates holds more than a ledger can count: that is refused, so that what is held is never less than nothing.
+func testHeldSaturates(t *testing.T, f *fixture) {
+	held := []string{}
+	for i := range 12 {
+		id := strconv.Itoa(i)
+		_, err := service.Reserve(t.Context(), f.ledger, service.Reservation{Application: app, Alias: alias, ID: id, Amount: service.MaxAmount})
+		switch {
+		case err == nil:
+			held = append(held, id)
+		case !errors.Is(err, service.ErrHeldTooMuch):
+			t.Fatal(err)
+		}
+	}
+	if len(held) != 9 {
+		t.Errorf("%d were held", len(held))
+	}
+	for _, id := range held {
+		f.settle(id, 0)
+	}
+	f.wantCounts(0, 0)
 }

@@ -35,6 +35,7 @@ func ledgerArrays(b *book.Batch) []any {
 	})
 	return []any{
 		column(rows, func(a *book.Account) int64 { return int64(a.Num) }),
+		column(rows, func(a *book.Account) [16]byte { return a.Name.Key() }),
 		column(rows, func(a *book.Account) string { return a.Name.App }),
 		column(rows, func(a *book.Account) string { return a.Name.Alias }),
 		column(rows, func(a *book.Account) int64 { return int64(a.Held) }),

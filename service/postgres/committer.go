@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/usageflow/usageflow-go-middleware/service"
@@ -90,6 +92,12 @@ func (s *Store) commit(ops []*operation) {
 	ctx, cancel := context.WithTimeout(s.ctx, s.opts.Timeout)
 	defer cancel()
 	outcome, err := s.transact(ctx, ops)
+	if len(ops) > 1 && isDataError(err) {
+		// One of them can't be stored, and the others have nothing to do with it.
+		s.commit(ops[:len(ops)/2])
+		s.commit(ops[len(ops)/2:])
+		return
+	}
 	s.count(outcome, len(ops), err)
 	s.report(&s.failing, "deciding", err)
 	if err != nil {
@@ -103,6 +111,12 @@ func (s *Store) commit(ops []*operation) {
 	}
 }
 
+// isDataError reports whether the database refuses a value: class 22 is of data, 54 of what is too large.
+func isDataError(err error) bool {
+	var e *pgconn.PgError
+	return errors.As(err, &e) && (strings.HasPrefix(e.Code, "22") || strings.HasPrefix(e.Code, "54"))
+}
+
 // outcome is what a transaction has done, and what there is then.
 type outcome struct {
 	counted       service.Counters
@@ -111,7 +125,7 @@ type outcome struct {
 }
 
 func (s *Store) transact(ctx context.Context, ops []*operation) (outcome, error) {
-	conn, err := s.pool.Acquire(ctx)
+	conn, err := s.decider.Acquire(ctx)
 	if err != nil {
 		return outcome{}, err
 	}

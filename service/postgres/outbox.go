@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/usageflow/usageflow-go-middleware/service"
 	"github.com/usageflow/usageflow-go-middleware/service/internal/book"
@@ -99,7 +100,7 @@ func (s *Store) Exclusively(ctx context.Context, export string, work func(contex
 	go func() {
 		defer close(watched)
 		defer stop()
-		for pause(ctx, leaseInterval) && conn.Ping(ctx) == nil {
+		for pause(ctx, leaseInterval) && ping(ctx, conn) == nil {
 		}
 	}()
 	err = work(ctx)
@@ -110,6 +111,13 @@ func (s *Store) Exclusively(ctx context.Context, export string, work func(contex
 	defer cancel()
 	_ = conn.Conn().Close(down)
 	return err
+}
+
+// ping asks whether the session is there, and takes no answer in time for none.
+func ping(ctx context.Context, conn *pgxpool.Conn) error {
+	ctx, cancel := context.WithTimeout(ctx, leaseInterval)
+	defer cancel()
+	return conn.Ping(ctx)
 }
 
 // pause waits; false says that ctx has ended.

@@ -1,9 +1,12 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -52,39 +55,41 @@ const (
 	clockSQL = `UPDATE usageflow.clock SET age = age + greatest(0, CASE WHEN wall = 0 THEN 0 ELSE ` + nowSQL + ` - wall END), wall = greatest(wall, ` + nowSQL + `)
 		RETURNING age, wall, next_seq, next_ledger, ledgers, held, ` + nowSQL + `, EXISTS (SELECT 1 FROM usageflow.exports)`
 	// Every row is found by an index, whatever the planner thinks of tables that were empty when it looked at them; and
-	// nothing is compiled, which takes longer than the statements do.
+	// nothing is compiled, which takes longer than the statements do. A statement that nobody waits for any more ends, and lets go of the lock.
 	plansSQL = `SELECT set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true),
-		set_config('plan_cache_mode', 'force_generic_plan', true), set_config('jit', 'off', true)`
-	ledgersSQL = `SELECT ` + ledgerColumns + ` FROM usageflow.ledgers WHERE (app, alias) IN (SELECT * FROM unnest($1::text[], $2::text[]))
+		set_config('plan_cache_mode', 'force_generic_plan', true), set_config('jit', 'off', true),
+		set_config('statement_timeout', $1, true)`
+	// The $3 oldest of the allocations that have been held for $2, but for those of the keys $1.
+	expiredSQL = `FROM usageflow.allocations WHERE state = 0 AND age <= (SELECT age FROM usageflow.clock) - $2 AND NOT key = ANY ($1) ORDER BY age, seq LIMIT $3`
+	ledgersSQL = `SELECT ` + ledgerColumns + ` FROM usageflow.ledgers WHERE name = ANY ($4)
 		UNION SELECT ` + ledgerColumns + ` FROM usageflow.ledgers WHERE num IN (
-			SELECT unnest(ledger || held_in) FROM usageflow.allocations WHERE key = ANY ($3)
-			UNION SELECT unnest(ledger || held_in) FROM usageflow.allocations WHERE state = 0 AND age <= (SELECT age FROM usageflow.clock) - $4)`
+			SELECT unnest(ledger || held_in) FROM usageflow.allocations WHERE key = ANY ($1)
+			UNION SELECT unnest(ledger || held_in) FROM (SELECT ledger, held_in ` + expiredSQL + `) AS expired)`
 	allocationsSQL = `SELECT ` + allocationColumns + ` FROM usageflow.allocations WHERE key = ANY ($1)
-		UNION ALL (SELECT ` + allocationColumns + ` FROM usageflow.allocations
-			WHERE state = 0 AND age <= (SELECT age FROM usageflow.clock) - $2 AND NOT key = ANY ($1) ORDER BY age, seq LIMIT $3)`
+		UNION ALL (SELECT ` + allocationColumns + ` ` + expiredSQL + `)`
 )
 
 // read begins the transaction, in which it takes the lock, and reads what ops need.
 func (s *Store) read(ctx context.Context, conn *pgxpool.Conn, ops []*operation) (*pages, error) {
-	apps, aliases, keys := []string{}, []string{}, [][16]byte{} // not nil, which is NULL
+	names, keys := [][16]byte{}, [][16]byte{} // not nil, which is NULL
 	seen := make(map[book.Name]bool, len(ops))
 	for _, op := range ops {
 		op.names(func(n book.Name) {
 			if !seen[n] {
 				seen[n] = true
-				apps, aliases = append(apps, n.App), append(aliases, n.Alias)
+				names = append(names, n.Key())
 			}
 		})
 		if op.sweepDone == nil {
 			keys = append(keys, op.key)
 		}
 	}
-	p := &pages{book: book.New(len(apps)), byNum: make(map[uint32]*book.Account, len(apps))}
+	p := &pages{book: book.New(len(names)), byNum: make(map[uint32]*book.Account, len(names))}
 	p.book.HoldTime, p.book.MaxAccounts = s.opts.HoldTime, s.opts.MaxLedgers
 	hold := s.opts.HoldTime.Microseconds()
 	var batch pgx.Batch
 	batch.Queue(`BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE`) // each statement sees what was committed before the lock was had
-	batch.Queue(plansSQL)
+	batch.Queue(plansSQL, strconv.FormatInt(s.opts.Timeout.Milliseconds(), 10))
 	batch.Queue(lockSQL)
 	batch.Queue(clockSQL, s.nowParam()).QueryRow(func(row pgx.Row) error {
 		var now int64
@@ -96,7 +101,7 @@ func (s *Store) read(ctx context.Context, conn *pgxpool.Conn, ops []*operation) 
 		p.book.NextSeq, p.book.NextNum, p.book.Size = uint64(c.nextSeq), uint32(c.nextLedger), int(c.ledgers)
 		return nil
 	})
-	batch.Queue(ledgersSQL, apps, aliases, keys, hold).Query(func(rows pgx.Rows) error { return p.readLedgers(rows) })
+	batch.Queue(ledgersSQL, keys, hold, expireAtOnce, names).Query(func(rows pgx.Rows) error { return p.readLedgers(rows) })
 	batch.Queue(allocationsSQL, keys, hold, expireAtOnce).Query(func(rows pgx.Rows) error { return p.readAllocations(rows) })
 	if err := conn.SendBatch(ctx, &batch).Close(); err != nil {
 		return nil, err
@@ -130,6 +135,7 @@ func scanLedger(row pgx.Row) (*book.Account, error) {
 }
 
 func (p *pages) readAllocations(rows pgx.Rows) error {
+	var held []*book.Allocation
 	for rows.Next() {
 		coded, err := scanAllocation(rows)
 		if err != nil {
@@ -141,8 +147,13 @@ func (p *pages) readAllocations(rows pgx.Rows) error {
 		}
 		p.book.Allocations[al.Key] = al
 		if al.State == service.StateHeld {
-			p.book.Place(al)
+			held = append(held, al)
 		}
+	}
+	// The oldest first: what expires is looked for from there.
+	slices.SortFunc(held, func(a, b *book.Allocation) int { return cmp.Or(cmp.Compare(a.Age, b.Age), cmp.Compare(a.Seq, b.Seq)) })
+	for _, al := range held {
+		p.book.Place(al)
 	}
 	return rows.Err()
 }
@@ -170,8 +181,8 @@ func scanAllocation(row pgx.Row) (*book.Coded, error) {
 
 const (
 	writeLedgersSQL = `INSERT INTO usageflow.ledgers AS l
-		SELECT * FROM unnest($1::bigint[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bytea[],
-			$10::bigint[], $11::bigint[], $12::double precision[], $13::bigint[])
+		SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bytea[],
+			$11::bigint[], $12::bigint[], $13::double precision[], $14::bigint[])
 		ON CONFLICT (num) DO UPDATE SET held = excluded.held, total = excluded.total, touched = excluded.touched, epochs = excluded.epochs, last = excluded.last,
 			counters = excluded.counters, used_now = excluded.used_now, held_now = excluded.held_now, share_now = excluded.share_now, resets_at = excluded.resets_at`
 	newAllocationsSQL = `INSERT INTO usageflow.allocations
@@ -184,7 +195,7 @@ const (
 		FROM unnest($1::bigint[], $2::smallint[], $3::smallint[], $4::bigint[], $5::bigint[], $6::text[]) AS new (seq, state, flags, charged, ended_at, meta)
 		WHERE a.seq = new.seq`
 	usageSQL = `INSERT INTO usageflow.usage AS u SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[])
-		ON CONFLICT (at, ledger) DO UPDATE SET amount = u.amount + excluded.amount, requests = u.requests + excluded.requests, voided = u.voided + excluded.voided,
+		ON CONFLICT (at, ledger) DO UPDATE SET amount = least(9223372036854775807, u.amount::numeric + excluded.amount)::bigint, requests = u.requests + excluded.requests, voided = u.voided + excluded.voided,
 			expired = u.expired + excluded.expired, flagged = u.flagged + excluded.flagged`
 	outboxSQL   = `INSERT INTO usageflow.outbox (seq) SELECT seq FROM unnest($1::bigint[]) WITH ORDINALITY AS new (seq, n) ORDER BY n`
 	setClockSQL = `UPDATE usageflow.clock SET next_seq = $1, next_ledger = $2, ledgers = $3, held = $4`

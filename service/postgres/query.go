@@ -50,7 +50,7 @@ func (s *Store) Find(ctx context.Context, application, alias string) (service.Le
 	if err != nil {
 		return service.LedgerState{}, false, err
 	}
-	a, err := scanLedger(s.pool.QueryRow(ctx, `SELECT `+ledgerColumns+` FROM usageflow.ledgers WHERE app = $1 AND alias = $2`, application, alias))
+	a, err := scanLedger(s.pool.QueryRow(ctx, `SELECT `+ledgerColumns+` FROM usageflow.ledgers WHERE name = $1`, [16]byte(book.Name{App: application, Alias: alias}.Key())))
 	if errors.Is(err, pgx.ErrNoRows) {
 		return service.LedgerState{}, false, nil
 	}
@@ -104,10 +104,10 @@ func (s *Store) Allocations(ctx context.Context, q service.AllocationQuery) ([]s
 		WHERE ($1 = '' OR l.app = $1) ORDER BY a.seq DESC LIMIT $2`, []any{q.Application, limit}
 	if q.Alias != "" { // from the newest of the ledger to the one before it
 		query, args = `WITH RECURSIVE chain (seq, depth) AS (
-			SELECT last, 1 FROM usageflow.ledgers WHERE app = $1 AND alias = $3
+			SELECT last, 1 FROM usageflow.ledgers WHERE name = $1
 			UNION ALL SELECT a.prev, depth + 1 FROM chain JOIN usageflow.allocations a ON a.seq = chain.seq WHERE depth < $2 AND a.prev > 0)
 			SELECT `+viewColumns+` FROM chain JOIN usageflow.allocations a ON a.seq = chain.seq JOIN usageflow.ledgers l ON l.num = a.ledger
-			ORDER BY a.seq DESC`, append(args, q.Alias)
+			ORDER BY a.seq DESC`, []any{[16]byte(book.Name{App: q.Application, Alias: q.Alias}.Key()), limit}
 	}
 	rows, err := s.pool.Query(ctx, query, args...)
 	if err != nil {
@@ -131,7 +131,7 @@ func (s *Store) Usage(ctx context.Context, q service.UsageQuery, yield func(serv
 		length *= 24
 	}
 	rows, err := s.pool.Query(ctx, `SELECT u.at - u.at % $1 AS bucket, l.app, l.alias,
-			sum(u.amount)::bigint, sum(u.requests)::bigint, sum(u.voided)::bigint, sum(u.expired)::bigint, sum(u.flagged)::bigint
+			least(9223372036854775807, sum(u.amount))::bigint, sum(u.requests)::bigint, sum(u.voided)::bigint, sum(u.expired)::bigint, sum(u.flagged)::bigint
 		FROM usageflow.usage u JOIN usageflow.ledgers l ON l.num = u.ledger
 		WHERE u.at >= $2 AND u.at < $3 AND ($4 = '' OR l.app = $4) AND ($5 = '' OR l.alias = $5)
 		GROUP BY bucket, l.app, l.alias ORDER BY bucket, l.app COLLATE "C", l.alias COLLATE "C"`,
@@ -156,8 +156,8 @@ func (s *Store) Usage(ctx context.Context, q service.UsageQuery, yield func(serv
 
 // janitorInterval is how often what is too old is looked for, and retireAtOnce how many allocations go at a time.
 const (
-	janitorInterval = 10 * time.Second
-	retireAtOnce    = 50_000
+	janitorInterval = 5 * time.Second
+	retireAtOnce    = 10_000
 )
 
 // janitor removes allocations that were reserved longer ago than the retention, are over, and have been exported.
@@ -185,9 +185,15 @@ func (s *Store) retire(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	_, err = s.pool.Exec(ctx, `DELETE FROM usageflow.allocations WHERE seq IN (
+	return pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		// Nothing is decided meanwhile: a settlement of what goes would be lost.
+		if _, err := tx.Exec(ctx, lockSQL); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, `DELETE FROM usageflow.allocations WHERE seq IN (
 		SELECT seq FROM (SELECT seq, reserved_at, ended_at, state FROM usageflow.allocations
 			WHERE seq < coalesce((SELECT min(seq) FROM usageflow.outbox), 9223372036854775807) ORDER BY seq LIMIT $2) AS oldest
 		WHERE reserved_at < $1 AND ended_at < $1 AND state <> 0)`, now.Wall.Add(-s.opts.Retention).UnixMilli(), retireAtOnce)
-	return err
+		return err
+	})
 }

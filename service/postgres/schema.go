@@ -24,6 +24,7 @@ CREATE TABLE usageflow.clock (
 INSERT INTO usageflow.clock VALUES (0, 0, 1, 1, 0, 0);
 CREATE TABLE usageflow.ledgers (
 	num       bigint PRIMARY KEY,
+	name      uuid NOT NULL,   -- a hash of app and alias, which may be longer than an index takes
 	app       text NOT NULL,
 	alias     text NOT NULL,
 	held      bigint NOT NULL,
@@ -37,7 +38,7 @@ CREATE TABLE usageflow.ledgers (
 	share_now double precision NOT NULL,
 	resets_at bigint NOT NULL
 ) WITH (fillfactor = 50);
-CREATE UNIQUE INDEX ledgers_name ON usageflow.ledgers (app, alias);
+CREATE UNIQUE INDEX ledgers_name ON usageflow.ledgers (name);
 CREATE INDEX ledgers_touched ON usageflow.ledgers (touched);
 CREATE TABLE usageflow.allocations (
 	seq         bigint PRIMARY KEY, -- in the order of reservation

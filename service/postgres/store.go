@@ -55,12 +55,14 @@ func (o *Options) setDefaults() {
 // Store is a service.Ledger in a PostgreSQL database.
 type Store struct {
 	// Static after Open.
-	opts  Options
-	pool  *pgxpool.Pool
-	queue chan *operation
-	wg    sync.WaitGroup
-	ctx   context.Context // ends when Close waits no longer
-	end   context.CancelFunc
+	opts Options
+	pool *pgxpool.Pool // for queries, exports and the configuration
+	// decider has the one connection that decides, so that nothing else can take it.
+	decider *pgxpool.Pool
+	queue   chan *operation
+	wg      sync.WaitGroup
+	ctx     context.Context // ends when Close waits no longer
+	end     context.CancelFunc
 
 	failing, retireFailing bool // owned by the committer, by the janitor
 
@@ -103,7 +105,14 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 		pool.Close()
 		return nil, fmt.Errorf("prepare the database: %w", err)
 	}
-	s := &Store{opts: opts, pool: pool, queue: make(chan *operation, opts.QueueSize), closing: make(chan struct{})}
+	one := config.Copy()
+	one.MaxConns, one.MinConns, one.MinIdleConns = 1, 0, 0
+	decider, err := pgxpool.NewWithConfig(ctx, one)
+	if err != nil {
+		pool.Close()
+		return nil, err
+	}
+	s := &Store{opts: opts, pool: pool, decider: decider, queue: make(chan *operation, opts.QueueSize), closing: make(chan struct{})}
 	s.ctx, s.end = context.WithCancel(context.Background())
 	s.wg.Add(2)
 	go s.committer()
@@ -173,6 +182,9 @@ func (s *Store) Counters() service.Counters {
 	return c
 }
 
+// closeTimeout bounds the time that Close takes to carry out what is queued.
+const closeTimeout = 30 * time.Second
+
 // Close implements service.Ledger.
 func (s *Store) Close() error {
 	s.closeOnce.Do(func() {
@@ -181,8 +193,11 @@ func (s *Store) Close() error {
 		close(s.queue)
 		close(s.closing)
 		s.submitMu.Unlock()
+		late := time.AfterFunc(closeTimeout, s.end) // what is queued fails then
 		s.wg.Wait()
+		late.Stop()
 		s.end()
+		s.decider.Close()
 		s.pool.Close()
 	})
 	return nil

@@ -197,15 +197,16 @@ func (s *Store) Usage(ctx context.Context, q service.UsageQuery, yield func(serv
 		length *= 24
 	}
 	rows, err := s.tables.db.QueryContext(ctx, `SELECT u.at - u.at % ?1 AS bucket, l.app, l.alias,
-			sum(u.amount), sum(u.requests), sum(u.voided), sum(u.expired), sum(u.flagged)
+			u.amount, u.requests, u.voided, u.expired, u.flagged
 		FROM usage u JOIN ledgers l ON l.num = u.ledger
 		WHERE u.at >= ?2 AND u.at < ?3 AND (?4 = '' OR l.app = ?4) AND (?5 = '' OR l.alias = ?5)
-		GROUP BY bucket, u.ledger ORDER BY bucket, l.app, l.alias`,
+		ORDER BY bucket, l.app, l.alias`,
 		length, q.From.UnixMilli()/length*length, (q.To.UnixMilli()+length-1)/length*length, q.Application, q.Alias)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = rows.Close() }() // rows.Err says what went wrong
+	var sum service.Usage               // of the rows of one ledger and bucket, added here because SQLite's sum can overflow
 	for rows.Next() {
 		var u service.Usage
 		var at int64
@@ -213,11 +214,21 @@ func (s *Store) Usage(ctx context.Context, q service.UsageQuery, yield func(serv
 			return err
 		}
 		u.At = time.UnixMilli(at).UTC()
-		if err := yield(u); err != nil {
-			return err
+		if sum.At.Equal(u.At) && sum.Application == u.Application && sum.Alias == u.Alias {
+			sum.Add(&u)
+			continue
 		}
+		if !sum.At.IsZero() {
+			if err := yield(sum); err != nil {
+				return err
+			}
+		}
+		sum = u
 	}
-	return rows.Err()
+	if err := rows.Err(); err != nil || sum.At.IsZero() {
+		return err
+	}
+	return yield(sum)
 }
 
 // Counters implements service.Ledger.

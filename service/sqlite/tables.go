@@ -118,7 +118,7 @@ func (t *tables) prepare(ctx context.Context) error {
 	t.keys = inserter{into: "INSERT OR REPLACE INTO allocation_keys", columns: "key, seq"}
 	t.outbox = inserter{into: "INSERT INTO outbox", columns: "seq"}
 	t.usage = inserter{into: "INSERT INTO usage", columns: usageColumns, conflict: ` ON CONFLICT (at, ledger) DO UPDATE SET
-		amount = amount + excluded.amount, requests = requests + excluded.requests, voided = voided + excluded.voided,
+		amount = CASE WHEN amount > 9223372036854775807 - excluded.amount THEN 9223372036854775807 ELSE amount + excluded.amount END, requests = requests + excluded.requests, voided = voided + excluded.voided,
 		expired = expired + excluded.expired, flagged = flagged + excluded.flagged`}
 	return err
 }

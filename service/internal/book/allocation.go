@@ -12,6 +12,9 @@ import (
 // Key identifies an allocation: half of the SHA-256 of its application and id.
 type Key [16]byte
 
+// Key returns the key of a name.
+func (n Name) Key() Key { return KeyOf(n.App, n.Alias) }
+
 // KeyOf returns the key of an allocation.
 func KeyOf(app, id string) Key {
 	buf := make([]byte, 0, 128)

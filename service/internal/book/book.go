@@ -61,6 +61,7 @@ type Batch struct {
 	book     *Book
 	gen      uint64
 	counters []Counter // where saved accounts' counters are kept
+	warmed   []Key     // of allocations that were Cold and are in the book now
 	shared   []*Account
 	fresh    []*Account
 }
@@ -138,6 +139,9 @@ func (b *Batch) Undo() {
 			continue
 		}
 		saved.Allocation.Progress = saved.old
+	}
+	for _, key := range b.warmed {
+		delete(b.book.Allocations, key)
 	}
 	for _, saved := range b.Accounts {
 		if saved.IsNew {

@@ -1,6 +1,8 @@
 package book
 
 import (
+	"math"
+
 	"github.com/usageflow/usageflow-go-middleware/service"
 )
 
@@ -22,6 +24,11 @@ func (b *Batch) Reserve(r *service.Reservation, key Key, meta []byte) (service.D
 	if answer, denied := b.denied(r.Amount); denied {
 		b.Counted.Denied++
 		return answer.decision(r.ID), nil
+	}
+	for _, a := range b.shared {
+		if a.Held > math.MaxInt64-r.Amount {
+			return service.Decision{}, service.ErrHeldTooMuch
+		}
 	}
 	b.addFresh()
 	a := b.shared[0]
@@ -212,6 +219,7 @@ func (a *Account) use(m *Moment, amount service.Micros) {
 func (b *Batch) charge(al *Allocation, amount service.Micros) {
 	if b.book.Allocations[al.Key] == nil {
 		b.book.Allocations[al.Key] = al // it came from the tables
+		b.warmed = append(b.warmed, al.Key)
 	}
 	b.saveAllocation(al)
 	expired := al.State == service.StateExpired
