@@ -1,6 +1,7 @@
 package service
 
 import (
+	"context"
 	"net/http"
 	"strconv"
 	"strings"
@@ -173,6 +174,18 @@ func paging(w http.ResponseWriter, r *http.Request) (limit, offset int, ok bool)
 		*value = n
 	}
 	return limit, offset, true
+}
+
+// queryTimeout bounds a look into the ledger: nobody waits longer for an answer.
+const queryTimeout = 25 * time.Second
+
+// query gives a handler that looks into the ledger its time.
+func query(handle http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), queryTimeout)
+		defer cancel()
+		handle(w, r.WithContext(ctx))
+	}
 }
 
 func (s *Service) serverError(w http.ResponseWriter, r *http.Request, err error) {

@@ -122,9 +122,20 @@ func (b *browser) see(selector string) {
 	b.do(chromedp.WaitVisible(selector))
 }
 
+// click waits until the element is there, enabled, and what is hit in its middle, and clicks it in the same moment: a page that draws
+// itself again in between has another element.
 func (b *browser) click(selector string) {
 	b.t.Helper()
-	b.do(chromedp.WaitVisible(selector), chromedp.Click(selector))
+	look(b, chromedp.Poll[bool](fmt.Sprintf(`(() => {
+		const node = document.querySelector(%q);
+		if (!node || node.disabled) return false;
+		node.scrollIntoView({block: "center", behavior: "instant"});
+		const box = node.getBoundingClientRect();
+		const hit = document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2);
+		if (!hit || !node.contains(hit)) return false;
+		node.click();
+		return true;
+	})()`, selector)))
 }
 
 func (b *browser) fill(selector, text string) {

@@ -1,6 +1,10 @@
 package service
 
-import "net/http"
+import (
+	"net/http"
+	"strings"
+	"unicode/utf8"
+)
 
 // route is one operation of /api/v1.
 type route struct {
@@ -38,13 +42,28 @@ func (s *Service) api() []route {
 		{method: "GET", path: "/api/v1/events", handle: s.serveEvents},
 		{method: "GET", path: "/api/v1/rates", handle: s.serveRates},
 		{method: "GET", path: "/api/v1/stats", handle: s.serveStats},
-		{method: "GET", path: "/api/v1/ledgers", handle: s.serveLedgers},
-		{method: "GET", path: "/api/v1/ledger", handle: s.serveLedger},
-		{method: "GET", path: "/api/v1/usage", handle: s.serveUsage},
-		{method: "GET", path: "/api/v1/allocations", handle: s.serveAllocations},
+		{method: "GET", path: "/api/v1/ledgers", handle: query(s.serveLedgers)},
+		{method: "GET", path: "/api/v1/ledger", handle: query(s.serveLedger)},
+		{method: "GET", path: "/api/v1/usage", handle: query(s.serveUsage)},
+		{method: "GET", path: "/api/v1/allocations", handle: query(s.serveAllocations)},
 		{method: "POST", path: "/api/v1/backup", handle: s.serveBackup},
 		{method: "GET", path: "/api/v1/openapi.json", handle: serveOpenAPI},
 	}
+}
+
+// readable refuses parameters that no store can look for.
+func readable(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		for _, values := range r.URL.Query() {
+			for _, value := range values {
+				if strings.IndexByte(value, 0) >= 0 || !utf8.ValidString(value) {
+					writeError(w, http.StatusBadRequest, "invalid_parameter", "a parameter is not text")
+					return
+				}
+			}
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // routes puts the service's handlers behind what protects them.
@@ -61,7 +80,7 @@ func (s *Service) routes() http.Handler {
 		if !r.open {
 			handler = s.authorized(r.handle)
 		}
-		mux.Handle(r.method+" "+r.path, s.guard(handler))
+		mux.Handle(r.method+" "+r.path, s.guard(readable(handler)))
 	}
 	mux.Handle("/api/v1/", s.guard(s.authorized(func(w http.ResponseWriter, _ *http.Request) {
 		writeError(w, http.StatusNotFound, "not_found", "there is no such route or method")

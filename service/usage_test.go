@@ -55,7 +55,7 @@ func TestUsageAPI(t *testing.T) {
 		!strings.Contains(csv, ",acme,ann,3,2,0,0,0\n") || !strings.Contains(csv, ",acme,'=bob(),1.5,1,0,0,0\n") {
 		t.Errorf("%v %s", header, body)
 	}
-	for _, query := range []string{"?group_by=x", "?bucket=minute", "?from=yesterday", "?to=-1", "?from=2026-02-01T00:00:00Z&to=2026-01-01T00:00:00Z", "?format=xml"} {
+	for _, query := range []string{"?group_by=x", "?bucket=minute", "?from=yesterday", "?to=-1", "?from=2026-02-01T00:00:00Z&to=2026-01-01T00:00:00Z", "?format=xml", "?alias=%00", "?alias=%ff"} {
 		if status, _, body := get(t, base+query, nil); status != 400 {
 			t.Errorf("%s: %d %s", query, status, body)
 		}

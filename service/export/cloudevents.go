@@ -73,7 +73,7 @@ func (c *CloudEvents) Deliver(ctx context.Context, settled []service.Settled) (i
 	if c.Token != "" {
 		r.Header.Set("Authorization", "Bearer "+c.Token)
 	}
-	resp, err := c.http.Do(r)
+	resp, err := send(c.http, r)
 	if err != nil {
 		return 0, err
 	}

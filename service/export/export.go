@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
+	"net/url"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -150,6 +151,16 @@ func statusError(resp *http.Response, text []byte) error {
 		return &busyError{resp.Status, min(time.Duration(after)*time.Second, time.Hour)}
 	}
 	return fmt.Errorf("the receiver answers %s: %s", resp.Status, text)
+}
+
+// send does a request. An error does not name the URL, which may hold a secret.
+func send(c *http.Client, r *http.Request) (*http.Response, error) {
+	resp, err := c.Do(r)
+	var at *url.Error
+	if errors.As(err, &at) {
+		err = fmt.Errorf("the receiver can't be reached: %w", at.Err)
+	}
+	return resp, err
 }
 
 // id is the id of a settlement for receivers: no two have the same, whatever the application.

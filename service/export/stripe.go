@@ -63,7 +63,7 @@ func (s *Stripe) send(ctx context.Context, settled *service.Settled) error {
 	}
 	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	r.Header.Set("Authorization", "Bearer "+s.Key)
-	resp, err := s.http.Do(r)
+	resp, err := send(s.http, r)
 	if err != nil {
 		return err
 	}

@@ -33,7 +33,7 @@ func (s *Store) Backup(ctx context.Context, w io.Writer) error {
 	if err := errors.Join(f.Close(), os.Remove(name)); err != nil {
 		return fmt.Errorf("back up: %w", err)
 	}
-	if _, err := s.tables.db.ExecContext(ctx, `VACUUM INTO ?`, name); err != nil {
+	if _, err := s.tables.others.ExecContext(ctx, `VACUUM INTO ?`, name); err != nil {
 		return fmt.Errorf("back up: %w", err)
 	}
 	if f, err = os.Open(name); err != nil {

@@ -13,7 +13,7 @@ var _ service.DocumentStore = (*Store)(nil)
 
 // LoadDocument implements service.DocumentStore.
 func (s *Store) LoadDocument(ctx context.Context) (data []byte, version int64, err error) {
-	switch err = s.tables.db.QueryRowContext(ctx, `SELECT version, data FROM document`).Scan(&version, &data); {
+	switch err = s.tables.others.QueryRowContext(ctx, `SELECT version, data FROM document`).Scan(&version, &data); {
 	case errors.Is(err, sql.ErrNoRows):
 		return nil, 0, nil
 	case err != nil:
@@ -28,7 +28,7 @@ func (s *Store) SaveDocument(ctx context.Context, data []byte, version int64) (i
 	if version == 0 {
 		statement = `INSERT INTO document (version, data) SELECT 1, ? WHERE NOT EXISTS (SELECT 1 FROM document) AND ? = 0`
 	}
-	result, err := s.tables.db.ExecContext(ctx, statement, data, version)
+	result, err := s.tables.others.ExecContext(ctx, statement, data, version)
 	if err != nil {
 		return 0, fmt.Errorf("save the configuration: %w", err)
 	}

@@ -45,7 +45,7 @@ func (s *Store) Undelivered(ctx context.Context, export string, limit int) ([]se
 	if err := s.foldNow(ctx); err != nil {
 		return nil, err
 	}
-	rows, err := s.tables.db.QueryContext(ctx, `SELECT o.n, l.app, l.alias, a.`+strings.ReplaceAll(allocationColumns, ", ", ", a.")+`
+	rows, err := s.tables.others.QueryContext(ctx, `SELECT o.n, l.app, l.alias, a.`+strings.ReplaceAll(allocationColumns, ", ", ", a.")+`
 		FROM outbox o JOIN allocations a ON a.seq = o.seq JOIN ledgers l ON l.num = a.ledger
 		WHERE o.n > (SELECT delivered FROM exports WHERE name = ?) ORDER BY o.n LIMIT ?`, export, limit)
 	if err != nil {
@@ -87,7 +87,7 @@ func (s *Store) Exclusively(ctx context.Context, _ string, work func(context.Con
 
 // change does work in a transaction.
 func (t *tables) change(ctx context.Context, work func(*sql.Tx) error) error {
-	tx, err := t.db.BeginTx(ctx, nil)
+	tx, err := t.others.BeginTx(ctx, nil)
 	if err != nil {
 		return err
 	}

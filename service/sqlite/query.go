@@ -170,7 +170,7 @@ func (s *Store) allocationsOf(ctx context.Context, q service.AllocationQuery) ([
 	if last == 0 {
 		return nil, nil
 	}
-	rows, err := s.tables.db.QueryContext(ctx, `WITH RECURSIVE chain (seq, depth) AS (
+	rows, err := s.tables.others.QueryContext(ctx, `WITH RECURSIVE chain (seq, depth) AS (
 		SELECT (SELECT last FROM ledgers WHERE num = ?1), 1
 		UNION ALL SELECT a.prev, depth + 1 FROM chain JOIN allocations a ON a.seq = chain.seq WHERE depth < ?2 AND a.prev > 0)
 		SELECT `+allocationColumns+` FROM chain JOIN allocations USING (seq) ORDER BY seq DESC`, a.Num, service.QueryLimit(q.Limit))
@@ -196,7 +196,7 @@ func (s *Store) Usage(ctx context.Context, q service.UsageQuery, yield func(serv
 	if q.Bucket == service.WindowDay {
 		length *= 24
 	}
-	rows, err := s.tables.db.QueryContext(ctx, `SELECT u.at - u.at % ?1 AS bucket, l.app, l.alias,
+	rows, err := s.tables.others.QueryContext(ctx, `SELECT u.at - u.at % ?1 AS bucket, l.app, l.alias,
 			u.amount, u.requests, u.voided, u.expired, u.flagged
 		FROM usage u JOIN ledgers l ON l.num = u.ledger
 		WHERE u.at >= ?2 AND u.at < ?3 AND (?4 = '' OR l.app = ?4) AND (?5 = '' OR l.alias = ?5)

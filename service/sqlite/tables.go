@@ -75,7 +75,8 @@ const (
 // tables is usageflow.db: what was folded out of the journal. The folder writes, the committer looks
 // allocations up; SQLite's WAL lets both go on at once.
 type tables struct {
-	db                           *sql.DB
+	db                           *sql.DB // the committer's and the folder's, so that nobody takes their connections
+	others                       *sql.DB // for queries, backups, exports and the configuration
 	lookupStmt                   *sql.Stmt
 	ledgers, allocs, keys, usage inserter
 	outbox                       inserter
@@ -91,11 +92,15 @@ func openTables(ctx context.Context, path string) (*tables, error) {
 	if err != nil {
 		return nil, err
 	}
-	db.SetMaxOpenConns(6) // the folder's, the committer's, a backup's, the configuration's, and some for queries
-	db.SetMaxIdleConns(3)
-	t := &tables{db: db}
+	db.SetMaxOpenConns(2)
+	others, err := openDB(path, "busy_timeout(5000)", "synchronous(full)", "temp_store(memory)")
+	if err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	others.SetMaxOpenConns(6)
+	t := &tables{db: db, others: others}
 	if err := t.prepare(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("open %s: %w", path, err), db.Close())
+		return nil, errors.Join(fmt.Errorf("open %s: %w", path, err), db.Close(), others.Close())
 	}
 	return t, nil
 }
@@ -214,7 +219,9 @@ func scanAllocation(rows *sql.Rows, before ...any) (*book.Coded, error) {
 	return al, nil
 }
 
-func (t *tables) close() error { return errors.Join(t.lookupStmt.Close(), t.db.Close()) }
+func (t *tables) close() error {
+	return errors.Join(t.lookupStmt.Close(), t.db.Close(), t.others.Close())
+}
 
 // inserter writes rows of one table, many to a statement.
 type inserter struct {
