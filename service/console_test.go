@@ -255,8 +255,8 @@ func (b *browser) photograph(dir, base string) {
 				b.do(func(ctx context.Context, t *chromedp.Target) (chromedp.Void, error) {
 					_, err := cdp.Call(ctx, t, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}})
 					return chromedp.Void{}, err
-				}, chromedp.EmulateViewport(width, 900), chromedp.Navigate(base+"#/"+page), chromedp.WaitVisible(`[data-page="`+name+`"] h1`),
-					chromedp.Sleep(700*time.Millisecond)) // for what is drawn after the data has come
+				}, chromedp.EmulateViewport(width, 900), chromedp.Navigate(base+"#/"+page), chromedp.WaitVisible(`[data-page="`+name+`"] h1`))
+				look(b, chromedp.Poll[bool](`![...document.querySelectorAll("main .skeleton")].some((node) => node.offsetParent)`)) // the data has come
 				if look(b, chromedp.Evaluate[bool](`document.documentElement.scrollWidth > innerWidth`)) {
 					b.t.Errorf("%s is wider than %d px", name, width)
 				}

@@ -151,11 +151,23 @@ func (s *server) stop(signal os.Signal) error {
 // logged waits for a line of the log.
 func (s *server) logged(text string) {
 	s.t.Helper()
-	for deadline := time.Now().Add(patience); !strings.Contains(s.log.String(), text); <-time.After(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			s.t.Fatalf("%q is not in the log:\n%s", text, s.log)
+	if !until(func() bool { return strings.Contains(s.log.String(), text) }) {
+		s.t.Fatalf("%q is not in the log:\n%s", text, s.log)
+	}
+}
+
+// until waits for what another process does; false says that it has not come.
+func until(done func() bool) bool {
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for timeout := time.After(patience); !done(); {
+		select {
+		case <-tick.C:
+		case <-timeout:
+			return false
 		}
 	}
+	return true
 }
 
 const config = `

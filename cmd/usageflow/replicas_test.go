@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -61,8 +62,7 @@ func (a *agent) try(ctx context.Context, text []byte) (reply agentReply, err err
 			_ = resp.Body.Close()
 		}
 		if err != nil {
-			time.Sleep(5 * time.Millisecond) // the service is down; the loop ends when one answers
-			return reply, err
+			return reply, errors.Join(err, a.rest(ctx))
 		}
 		a.ws = ws
 	}
@@ -73,6 +73,18 @@ func (a *agent) try(ctx context.Context, text []byte) (reply agentReply, err err
 		return reply, err
 	}
 	return reply, a.ws.ReadJSON(&reply)
+}
+
+// rest leaves a service that is down alone for a moment.
+func (a *agent) rest(ctx context.Context) error {
+	timer := time.NewTimer(5 * time.Millisecond)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 func (a *agent) close() {
@@ -157,12 +169,10 @@ func load(t *testing.T, urls []string, clients, perClient int, progress *atomic.
 	return admitted.Load(), others
 }
 
-func checkSums(t *testing.T, page string, hot, limit int64, others map[string]int64) {
+// requestsOf asks how many requests were settled on each ledger.
+func requestsOf(t *testing.T, page string) map[string]int64 {
 	t.Helper()
-	if hot != limit || usedOn(t, page, "GET /hot") != float64(limit) {
-		t.Errorf("%d of the hot ledger were admitted and %v are used, want %d", hot, usedOn(t, page, "GET /hot"), limit)
-	}
-	resp, err := http.Get(page + "api/v1/usage?bucket=day&group_by=alias&from=0")
+	resp, err := http.Get(page + "api/v1/usage?bucket=day&from=0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -170,7 +180,6 @@ func checkSums(t *testing.T, page string, hot, limit int64, others map[string]in
 	var answer struct {
 		Usage []struct {
 			Group    string
-			Amount   float64
 			Requests int64
 		}
 	}
@@ -181,6 +190,15 @@ func checkSums(t *testing.T, page string, hot, limit int64, others map[string]in
 	for _, u := range answer.Usage {
 		got[u.Group] += u.Requests
 	}
+	return got
+}
+
+func checkSums(t *testing.T, page string, hot, limit int64, others map[string]int64) {
+	t.Helper()
+	if hot != limit || usedOn(t, page, "GET /hot") != float64(limit) {
+		t.Errorf("%d of the hot ledger were admitted and %v are used, want %d", hot, usedOn(t, page, "GET /hot"), limit)
+	}
+	got := requestsOf(t, page)
 	delete(got, "GET /hot")
 	if len(got) != len(others) {
 		t.Errorf("%d other ledgers were used, %d acknowledged", len(got), len(others))
@@ -208,9 +226,7 @@ func TestReplicas(t *testing.T) {
 	var progress atomic.Int64
 	const clients, each = 64, 320
 	reached := func(n int64) {
-		for progress.Load() < n && !t.Failed() {
-			time.Sleep(time.Millisecond) // polling
-		}
+		until(func() bool { return progress.Load() >= n || t.Failed() })
 	}
 	events := make(chan struct{})
 	go func() {
@@ -277,8 +293,9 @@ func TestKilledUnderLoad(t *testing.T) {
 		})
 	}
 	for kill := range kills() {
-		for want := progress.Load() + 100 + int64(kill%7)*30; progress.Load() < want && !t.Failed(); {
-			time.Sleep(time.Millisecond) // polling
+		want := progress.Load() + 100 + int64(kill%7)*30
+		if !until(func() bool { return progress.Load() >= want }) {
+			t.Fatalf("kill %d: the agents stand still at %d", kill, progress.Load())
 		}
 		if err := s.cmd.Process.Signal(os.Signal(syscall.SIGKILL)); err != nil {
 			t.Fatal(err)
@@ -288,24 +305,7 @@ func TestKilledUnderLoad(t *testing.T) {
 	}
 	close(stop)
 	wg.Wait()
-	resp, err := http.Get(s.page + "api/v1/usage?bucket=day&from=0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = resp.Body.Close() }()
-	var answer struct {
-		Usage []struct {
-			Group    string
-			Requests int64
-		}
-	}
-	if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil {
-		t.Fatal(err)
-	}
-	got := map[string]int64{}
-	for _, u := range answer.Usage {
-		got[u.Group] += u.Requests
-	}
+	got := requestsOf(t, s.page)
 	for alias, n := range acknowledged {
 		if got[alias] != n {
 			t.Errorf("%s: %d were charged, %d acknowledged", alias, got[alias], n)

@@ -118,16 +118,18 @@ func (c *Cluster) Run(t testing.TB) {
 	if err := c.server.Start(); err != nil {
 		t.Fatal(err)
 	}
-	deadline := time.Now().Add(30 * time.Second)
-	for {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for timeout := time.After(30 * time.Second); ; {
 		err := c.exec("postgres", `SELECT 1`)
 		if err == nil {
 			return
 		}
-		if time.Now().After(deadline) {
+		select {
+		case <-tick.C:
+		case <-timeout:
 			t.Fatalf("PostgreSQL does not start: %v\n%s", err, c.log.String())
 		}
-		time.Sleep(20 * time.Millisecond) // polling; the loop ends when it answers
 	}
 }
 

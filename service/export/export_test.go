@@ -69,12 +69,25 @@ func settle(t *testing.T, s *sqlite.Store, alias, id string, amount service.Micr
 	}
 }
 
+// noted is an outbox that tells of each delivery that it has noted.
+type noted struct {
+	*sqlite.Store
+	tell chan struct{}
+}
+
+func (n noted) Delivered(ctx context.Context, export string, last uint64) error {
+	err := n.Store.Delivered(ctx, export, last)
+	n.tell <- struct{}{}
+	return err
+}
+
 // run runs an exporter until it has delivered that many, and returns its log.
 func run(t *testing.T, s *sqlite.Store, r export.Receiver, deliveries uint64) (*export.Exporter, string) {
 	t.Helper()
 	log := &logtest.Buffer{}
+	outbox := noted{s, make(chan struct{}, 100)}
 	e := &export.Exporter{
-		Name: "x", Outbox: s, Receiver: r, Logger: slog.New(slog.NewTextHandler(log, nil)), Poll: time.Millisecond, MaxDelay: 10 * time.Millisecond,
+		Name: "x", Outbox: outbox, Receiver: r, Logger: slog.New(slog.NewTextHandler(log, nil)), Poll: time.Millisecond, MaxDelay: 10 * time.Millisecond,
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan struct{})
@@ -82,13 +95,23 @@ func run(t *testing.T, s *sqlite.Store, r export.Receiver, deliveries uint64) (*
 		defer close(ended)
 		e.Run(ctx)
 	}()
-	for deadline := time.Now().Add(30 * time.Second); e.Delivered() < deliveries; time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
+	for timeout, all := time.After(30*time.Second), false; !all; {
+		select {
+		case <-outbox.tell:
+			left, err := s.Undelivered(t.Context(), "x", 100)
+			if err != nil {
+				t.Fatal(err)
+			}
+			all = len(left) == 0
+		case <-timeout:
 			t.Fatalf("%d delivered of %d: %s", e.Delivered(), deliveries, log)
 		}
 	}
 	cancel()
 	<-ended
+	if e.Delivered() != deliveries {
+		t.Errorf("%d delivered, want %d", e.Delivered(), deliveries)
+	}
 	return e, log.String()
 }
 
