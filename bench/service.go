@@ -144,23 +144,17 @@ func (b *serviceBench) disk(callers int) (float64, error) {
 		}
 		ended <- errors.Join(err, f.Close())
 	}()
-	var done atomic.Int64
-	start := time.Now()
-	var wg sync.WaitGroup
-	for range callers {
-		wg.Go(func() {
-			answer := make(chan struct{}, 1)
-			for time.Since(start) < b.lap {
-				requests <- answer
-				<-answer
-				done.Add(1)
-			}
-		})
+	answers := make([]chan struct{}, callers)
+	for i := range answers {
+		answers[i] = make(chan struct{}, 1)
 	}
-	wg.Wait()
-	elapsed := time.Since(start)
+	rate, err := perSecond(callers, b.lap, func(caller, _ int) error {
+		requests <- answers[caller]
+		<-answers[caller]
+		return nil
+	})
 	close(requests)
-	return float64(done.Load()) / elapsed.Seconds(), <-ended
+	return rate, errors.Join(err, <-ended)
 }
 
 var agentURL = regexp.MustCompile(`USAGEFLOW_URL=(\S+)`)
@@ -215,20 +209,27 @@ func (b *serviceBench) serve(inFlight, aliases int, args ...string) (rate float6
 
 // reserve has callers wait for each answer before they ask again.
 func (b *serviceBench) reserve(m *socket.UsageFlowSocketManager, inFlight, aliases int, d time.Duration) (float64, error) {
+	return perSecond(inFlight, d, func(caller, n int) error {
+		resp, err := m.SendAsync(&socket.UsageFlowSocketMessage{Type: socket.TypeRequestForAllocation, Payload: &socket.RequestForAllocation{
+			Alias: "GET /api/users/:id customer-" + strconv.Itoa((caller+n*inFlight)%aliases), Amount: 1, AllocationID: uuid.NewString(),
+		}})
+		if err == nil && resp.Error != "" {
+			err = errors.New(resp.Error)
+		}
+		return err
+	})
+}
+
+// perSecond has callers do work, one after the other each, for d, and returns how often it was done. n counts a caller's.
+func perSecond(callers int, d time.Duration, work func(caller, n int) error) (float64, error) {
 	var done atomic.Int64
 	var failed atomic.Pointer[error]
 	start := time.Now()
 	var wg sync.WaitGroup
-	for caller := range inFlight {
+	for caller := range callers {
 		wg.Go(func() {
-			for i := caller; time.Since(start) < d; i += inFlight {
-				resp, err := m.SendAsync(&socket.UsageFlowSocketMessage{Type: socket.TypeRequestForAllocation, Payload: &socket.RequestForAllocation{
-					Alias: "GET /api/users/:id customer-" + strconv.Itoa(i%aliases), Amount: 1, AllocationID: uuid.NewString(),
-				}})
-				if err == nil && resp.Error != "" {
-					err = errors.New(resp.Error)
-				}
-				if err != nil {
+			for n := 0; time.Since(start) < d; n++ {
+				if err := work(caller, n); err != nil {
 					failed.Store(&err)
 					return
 				}
@@ -260,25 +261,8 @@ func (b *serviceBench) plainUpdate() (float64, error) {
 	if _, err := pool.Exec(ctx, `CREATE TABLE IF NOT EXISTS hot (id int PRIMARY KEY, used bigint NOT NULL); INSERT INTO hot VALUES (1, 0) ON CONFLICT DO NOTHING`); err != nil {
 		return 0, err
 	}
-	var done atomic.Int64
-	var failed atomic.Pointer[error]
-	start := time.Now()
-	var wg sync.WaitGroup
-	for range conns {
-		wg.Go(func() {
-			for time.Since(start) < b.lap {
-				var used int64
-				if err := pool.QueryRow(ctx, `UPDATE hot SET used = used + 1 WHERE id = 1 AND used < 1000000000 RETURNING used`).Scan(&used); err != nil {
-					failed.Store(&err)
-					return
-				}
-				done.Add(1)
-			}
-		})
-	}
-	wg.Wait()
-	if err := failed.Load(); err != nil {
-		return 0, *err
-	}
-	return float64(done.Load()) / time.Since(start).Seconds(), nil
+	return perSecond(conns, b.lap, func(int, int) error {
+		var used int64
+		return pool.QueryRow(ctx, `UPDATE hot SET used = used + 1 WHERE id = 1 AND used < 1000000000 RETURNING used`).Scan(&used)
+	})
 }

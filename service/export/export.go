@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/usageflow/usageflow-go-middleware/service"
+	"github.com/usageflow/usageflow-go-middleware/service/internal/wait"
 )
 
 // A Receiver is where usage is pushed to.
@@ -74,7 +75,7 @@ func (e *Exporter) Run(ctx context.Context) {
 					failing = false
 					e.Logger.Info("the export works again", "export", e.Name)
 				}
-				if n == 0 && !pause(ctx, orDefault(e.Poll, time.Second)) {
+				if n == 0 && !wait.For(ctx, orDefault(e.Poll, time.Second)) {
 					return nil
 				}
 			}
@@ -88,12 +89,12 @@ func (e *Exporter) Run(ctx context.Context) {
 			failing = true
 			e.Logger.Error("the export is failing, and is tried until it works", "export", e.Name, "error", err)
 		}
-		wait := time.Duration((0.5 + rand.Float64()) * float64(delay)) //nolint:gosec // jitter is no secret
+		next := time.Duration((0.5 + rand.Float64()) * float64(delay)) //nolint:gosec // jitter is no secret
 		var busy *busyError
 		if errors.As(err, &busy) {
-			wait = max(wait, busy.after)
+			next = max(next, busy.after)
 		}
-		pause(ctx, wait)
+		wait.For(ctx, next)
 		delay = min(2*delay, orDefault(e.MaxDelay, time.Minute))
 	}
 }
@@ -123,18 +124,6 @@ func orDefault(d, other time.Duration) time.Duration {
 		return d
 	}
 	return other
-}
-
-// pause waits; false says that ctx has ended.
-func pause(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }
 
 // busyError is an answer that says when to come back.

@@ -11,54 +11,8 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/usageflow/usageflow-go-middleware/service"
-	"github.com/usageflow/usageflow-go-middleware/service/internal/book"
+	"github.com/usageflow/usageflow-go-middleware/service/internal/intake"
 )
-
-// operation is one thing to do; exactly one of reserveDone, settleDone and sweepDone is set. The
-// committer fills in the answer and calls it.
-type operation struct {
-	key         book.Key
-	meta        []byte
-	reservation service.Reservation
-	settlement  service.Settlement
-
-	reserveDone func(service.Decision, error)
-	settleDone  func(service.Receipt, error)
-	sweepDone   func(int, error)
-
-	decision service.Decision
-	receipt  service.Receipt
-	swept    int
-	err      error
-}
-
-func (op *operation) answer() {
-	switch {
-	case op.reserveDone != nil:
-		op.reserveDone(op.decision, op.err)
-	case op.settleDone != nil:
-		op.settleDone(op.receipt, op.err)
-	default:
-		op.sweepDone(op.swept, op.err)
-	}
-}
-
-// names returns the ledgers that op needs.
-func (op *operation) names(yield func(book.Name)) {
-	app, alias, limits := op.reservation.Application, op.reservation.Alias, op.reservation.Limits
-	switch {
-	case op.sweepDone != nil:
-		return
-	case op.settleDone != nil:
-		app, alias, limits = op.settlement.Application, op.settlement.Alias, op.settlement.Limits
-	}
-	yield(book.Name{App: app, Alias: alias})
-	for i := range limits {
-		if limits[i].Ledger != "" {
-			yield(book.Name{App: app, Alias: limits[i].Ledger})
-		}
-	}
-}
 
 // sweepInterval is how often holds expire without traffic.
 const sweepInterval = time.Second
@@ -68,17 +22,14 @@ func (s *Store) committer() {
 	defer s.wg.Done()
 	tick := time.NewTicker(sweepInterval)
 	defer tick.Stop()
-	ops := make([]*operation, 0, s.opts.MaxBatch)
+	ops := make([]*intake.Operation, 0, s.opts.MaxBatch)
 	for {
 		select {
-		case op, open := <-s.queue:
+		case op, open := <-s.queue.C():
 			if !open {
 				return
 			}
-			ops = append(ops[:0], op)
-			for len(ops) < cap(ops) && len(s.queue) > 0 {
-				ops = append(ops, <-s.queue)
-			}
+			ops = s.queue.Next(ops, op)
 		case <-tick.C:
 			ops = ops[:0]
 		}
@@ -88,7 +39,7 @@ func (s *Store) committer() {
 }
 
 // commit carries out ops in one transaction and answers them when it is durable.
-func (s *Store) commit(ops []*operation) {
+func (s *Store) commit(ops []*intake.Operation) {
 	ctx, cancel := context.WithTimeout(s.ctx, s.opts.Timeout)
 	defer cancel()
 	outcome, err := s.transact(ctx, ops)
@@ -99,16 +50,11 @@ func (s *Store) commit(ops []*operation) {
 		return
 	}
 	s.count(outcome, len(ops), err)
-	s.report(&s.failing, "deciding", err)
+	s.alarm.Report(s.opts.Logger, "deciding", err)
 	if err != nil {
 		err = fmt.Errorf("the ledger could not write: %w", err)
-		for _, op := range ops {
-			op.decision, op.receipt, op.swept, op.err = service.Decision{}, service.Receipt{}, 0, err
-		}
 	}
-	for _, op := range ops {
-		op.answer()
-	}
+	intake.Answer(ops, err)
 }
 
 // isDataError reports whether the database refuses a value: class 22 is of data, 54 of what is too large.
@@ -124,7 +70,7 @@ type outcome struct {
 	held, ledgers int
 }
 
-func (s *Store) transact(ctx context.Context, ops []*operation) (outcome, error) {
+func (s *Store) transact(ctx context.Context, ops []*intake.Operation) (outcome, error) {
 	conn, err := s.decider.Acquire(ctx)
 	if err != nil {
 		return outcome{}, err
@@ -143,23 +89,13 @@ func (s *Store) transact(ctx context.Context, ops []*operation) (outcome, error)
 }
 
 // decide locks, reads, decides and writes.
-func (s *Store) decide(ctx context.Context, conn *pgxpool.Conn, ops []*operation) (outcome, error) {
+func (s *Store) decide(ctx context.Context, conn *pgxpool.Conn, ops []*intake.Operation) (outcome, error) {
 	pages, err := s.read(ctx, conn, ops)
 	if err != nil {
 		return outcome{}, err
 	}
 	b := pages.book.Begin()
-	expired := b.Expire()
-	for _, op := range ops {
-		switch {
-		case op.reserveDone != nil:
-			op.decision, op.err = b.Reserve(&op.reservation, op.key, op.meta)
-		case op.settleDone != nil:
-			op.receipt, op.err = b.Settle(&op.settlement, op.key, op.meta)
-		default:
-			op.swept, expired = expired, 0
-		}
-	}
+	intake.Apply(b, ops)
 	pages.clock.held += b.HeldDelta()
 	if err := pages.write(ctx, conn, b); err != nil {
 		return outcome{}, err
@@ -180,15 +116,4 @@ func (s *Store) count(o outcome, ops int, err error) {
 	}
 	c.Add(&o.counted)
 	c.Held, c.Ledgers = o.held, o.ledgers
-}
-
-// report logs when something begins to fail and when it works again.
-func (s *Store) report(failing *bool, what string, err error) {
-	switch {
-	case err != nil && !*failing:
-		s.opts.Logger.Error("the ledger is failing", "at", what, "error", err)
-	case err == nil && *failing:
-		s.opts.Logger.Info("the ledger works again", "at", what)
-	}
-	*failing = err != nil
 }

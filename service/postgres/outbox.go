@@ -9,6 +9,7 @@ import (
 
 	"github.com/usageflow/usageflow-go-middleware/service"
 	"github.com/usageflow/usageflow-go-middleware/service/internal/book"
+	"github.com/usageflow/usageflow-go-middleware/service/internal/wait"
 )
 
 var _ service.Outbox = (*Store)(nil)
@@ -91,7 +92,7 @@ func (s *Store) Exclusively(ctx context.Context, export string, work func(contex
 		if err := conn.QueryRow(ctx, `SELECT pg_try_advisory_lock(hashtextextended('usageflow export ' || $1, 0))`, export).Scan(&got); err != nil {
 			return err
 		}
-		if !got && !pause(ctx, leaseInterval) {
+		if !got && !wait.For(ctx, leaseInterval) {
 			return ctx.Err()
 		}
 	}
@@ -100,7 +101,7 @@ func (s *Store) Exclusively(ctx context.Context, export string, work func(contex
 	go func() {
 		defer close(watched)
 		defer stop()
-		for pause(ctx, leaseInterval) && ping(ctx, conn) == nil {
+		for wait.For(ctx, leaseInterval) && ping(ctx, conn) == nil {
 		}
 	}()
 	err = work(ctx)
@@ -118,16 +119,4 @@ func ping(ctx context.Context, conn *pgxpool.Conn) error {
 	ctx, cancel := context.WithTimeout(ctx, leaseInterval)
 	defer cancel()
 	return conn.Ping(ctx)
-}
-
-// pause waits; false says that ctx has ended.
-func pause(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/usageflow/usageflow-go-middleware/service"
 	"github.com/usageflow/usageflow-go-middleware/service/internal/book"
+	"github.com/usageflow/usageflow-go-middleware/service/internal/intake"
 )
 
 // expireAtOnce bounds the allocations that one transaction expires.
@@ -70,18 +71,18 @@ const (
 )
 
 // read begins the transaction, in which it takes the lock, and reads what ops need.
-func (s *Store) read(ctx context.Context, conn *pgxpool.Conn, ops []*operation) (*pages, error) {
+func (s *Store) read(ctx context.Context, conn *pgxpool.Conn, ops []*intake.Operation) (*pages, error) {
 	names, keys := [][16]byte{}, [][16]byte{} // not nil, which is NULL
 	seen := make(map[book.Name]bool, len(ops))
 	for _, op := range ops {
-		op.names(func(n book.Name) {
+		op.Names(func(n book.Name) {
 			if !seen[n] {
 				seen[n] = true
 				names = append(names, n.Key())
 			}
 		})
-		if op.sweepDone == nil {
-			keys = append(keys, op.key)
+		if !op.IsSweep() {
+			keys = append(keys, op.Key)
 		}
 	}
 	p := &pages{book: book.New(len(names)), byNum: make(map[uint32]*book.Account, len(names))}

@@ -11,25 +11,12 @@ import (
 	"github.com/usageflow/usageflow-go-middleware/service/internal/book"
 )
 
-// Sweep implements service.Ledger.
+// Sweep implements service.Ledger. A transaction expires so many at most.
 func (s *Store) Sweep(ctx context.Context) (int, error) {
-	type answer struct {
-		n   int
-		err error
-	}
 	for total := 0; ; {
-		answers := make(chan answer, 1)
-		if err := s.submit(&operation{sweepDone: func(n int, err error) { answers <- answer{n, err} }}); err != nil {
+		n, err := s.queue.Sweep(ctx)
+		if total += n; err != nil || n < expireAtOnce {
 			return total, err
-		}
-		select {
-		case a := <-answers:
-			total += a.n
-			if a.err != nil || a.n < expireAtOnce {
-				return total, a.err
-			}
-		case <-ctx.Done():
-			return total, ctx.Err()
 		}
 	}
 }
@@ -174,7 +161,7 @@ func (s *Store) janitor() {
 		}
 		if s.opts.Retention > 0 {
 			ctx, cancel := context.WithTimeout(s.ctx, janitorInterval)
-			s.report(&s.retireFailing, "removing what is older than the retention", s.retire(ctx))
+			s.retireAlarm.Report(s.opts.Logger, "removing what is older than the retention", s.retire(ctx))
 			cancel()
 		}
 	}

@@ -3,7 +3,6 @@ package postgres
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -13,7 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/usageflow/usageflow-go-middleware/service"
-	"github.com/usageflow/usageflow-go-middleware/service/internal/book"
+	"github.com/usageflow/usageflow-go-middleware/service/internal/intake"
 )
 
 // DefaultRetention is how long allocations are kept after they were reserved.
@@ -59,17 +58,14 @@ type Store struct {
 	pool *pgxpool.Pool // for queries, exports and the configuration
 	// decider has the one connection that decides, so that nothing else can take it.
 	decider *pgxpool.Pool
-	queue   chan *operation
+	queue   *intake.Queue
 	wg      sync.WaitGroup
 	ctx     context.Context // ends when Close waits no longer
 	end     context.CancelFunc
 
-	failing, retireFailing bool // owned by the committer, by the janitor
+	alarm, retireAlarm intake.Alarm // owned by the committer, by the janitor
 
-	// submitMu lets Close wait for submit calls that are on their way into the queue.
-	submitMu sync.RWMutex
-	closed   bool
-	closing  chan struct{}
+	closing chan struct{}
 
 	mu      sync.Mutex
 	counted service.Counters
@@ -112,7 +108,7 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 		pool.Close()
 		return nil, err
 	}
-	s := &Store{opts: opts, pool: pool, decider: decider, queue: make(chan *operation, opts.QueueSize), closing: make(chan struct{})}
+	s := &Store{opts: opts, pool: pool, decider: decider, queue: intake.NewQueue(opts.QueueSize), closing: make(chan struct{})}
 	s.ctx, s.end = context.WithCancel(context.Background())
 	s.wg.Add(2)
 	go s.committer()
@@ -135,42 +131,12 @@ func durable(ctx context.Context, conn *pgx.Conn) error {
 
 // SubmitReserve implements service.Ledger.
 func (s *Store) SubmitReserve(r service.Reservation, done func(service.Decision, error)) error {
-	meta, err := encodeMetadata(r.Metadata)
-	if err != nil {
-		return err
-	}
-	return s.submit(&operation{key: book.KeyOf(r.Application, r.ID), meta: meta, reservation: r, reserveDone: done})
+	return s.queue.SubmitReserve(r, done)
 }
 
 // SubmitSettle implements service.Ledger.
 func (s *Store) SubmitSettle(t service.Settlement, done func(service.Receipt, error)) error {
-	meta, err := encodeMetadata(t.Metadata)
-	if err != nil {
-		return err
-	}
-	return s.submit(&operation{key: book.KeyOf(t.Application, t.ID), meta: meta, settlement: t, settleDone: done})
-}
-
-// submit queues op without waiting.
-func (s *Store) submit(op *operation) error {
-	s.submitMu.RLock()
-	defer s.submitMu.RUnlock()
-	if s.closed {
-		return service.ErrLedgerClosed
-	}
-	select {
-	case s.queue <- op:
-		return nil
-	default:
-		return service.ErrQueueFull
-	}
-}
-
-func encodeMetadata(m service.Metadata) ([]byte, error) {
-	if m == (service.Metadata{}) {
-		return nil, nil
-	}
-	return json.Marshal(m)
+	return s.queue.SubmitSettle(t, done)
 }
 
 // Counters implements service.Ledger. Held and Ledgers are those of the last transaction.
@@ -178,7 +144,7 @@ func (s *Store) Counters() service.Counters {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c := s.counted
-	c.Queued = len(s.queue)
+	c.Queued = s.queue.Queued()
 	return c
 }
 
@@ -188,11 +154,8 @@ const closeTimeout = 30 * time.Second
 // Close implements service.Ledger.
 func (s *Store) Close() error {
 	s.closeOnce.Do(func() {
-		s.submitMu.Lock()
-		s.closed = true
-		close(s.queue)
+		s.queue.CloseQueue()
 		close(s.closing)
-		s.submitMu.Unlock()
 		late := time.AfterFunc(closeTimeout, s.end) // what is queued fails then
 		s.wg.Wait()
 		late.Stop()

@@ -5,43 +5,9 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/usageflow/usageflow-go-middleware/service"
 	"github.com/usageflow/usageflow-go-middleware/service/internal/book"
+	"github.com/usageflow/usageflow-go-middleware/service/internal/intake"
 )
-
-// operation is one thing to do; exactly one of reserveDone, settleDone and sweepDone is set. The
-// committer fills in the answer and calls it.
-type operation struct {
-	key         book.Key
-	meta        []byte
-	reservation service.Reservation
-	settlement  service.Settlement
-
-	reserveDone func(service.Decision, error)
-	settleDone  func(service.Receipt, error)
-	sweepDone   func(int, error)
-
-	decision service.Decision
-	receipt  service.Receipt
-	swept    int
-	err      error
-}
-
-func (op *operation) answer() {
-	switch {
-	case op.reserveDone != nil:
-		op.reserveDone(op.decision, op.err)
-	case op.settleDone != nil:
-		op.settleDone(op.receipt, op.err)
-	default:
-		op.sweepDone(op.swept, op.err)
-	}
-}
-
-// fail gives op an error instead of whatever it had.
-func (op *operation) fail(err error) {
-	op.decision, op.receipt, op.swept, op.err = service.Decision{}, service.Receipt{}, 0, err
-}
 
 // foldInterval is how far the tables may lag, and how often holds expire without traffic.
 const foldInterval = time.Second
@@ -54,18 +20,15 @@ func (s *Store) committer(ctx context.Context) {
 	defer close(s.ended)
 	tick := time.NewTicker(foldInterval)
 	defer tick.Stop()
-	ops := make([]*operation, 0, s.opts.MaxBatch)
+	ops := make([]*intake.Operation, 0, s.opts.MaxBatch)
 	for {
 		select {
-		case op, open := <-s.queue:
+		case op, open := <-s.queue.C():
 			if !open {
 				s.foldRest()
 				return
 			}
-			ops = append(ops[:0], op)
-			for len(ops) < cap(ops) && len(s.queue) > 0 {
-				ops = append(ops, <-s.queue)
-			}
+			ops = s.queue.Next(ops, op)
 			s.commit(ctx, ops)
 			clear(ops)
 			s.foldIfMany()
@@ -103,17 +66,17 @@ func (s *Store) foldRest() {
 }
 
 // commit applies ops in one transaction and answers them when it is durable.
-func (s *Store) commit(ctx context.Context, ops []*operation) {
+func (s *Store) commit(ctx context.Context, ops []*intake.Operation) {
 	s.mu.Lock()
 	b := s.state.Begin()
 	s.mu.Unlock()
 	err := s.lookup(ctx, b, ops)
-	if err == nil && s.foldFailing && s.dirt.size() >= s.opts.MaxUnfolded {
+	if err == nil && s.foldAlarm.Failing() && s.dirt.size() >= s.opts.MaxUnfolded {
 		err = fmt.Errorf("the tables have not taken %d changes yet", s.dirt.size())
 	}
 	if err == nil {
 		s.mu.Lock()
-		s.apply(b, ops)
+		intake.Apply(b, ops)
 		s.mu.Unlock()
 		if !b.Empty() {
 			err = s.journal.append(ctx, b, &s.state.Clock)
@@ -127,12 +90,9 @@ func (s *Store) commit(ctx context.Context, ops []*operation) {
 	}
 	s.count(b, len(ops), err)
 	s.mu.Unlock()
-	s.report(&s.commitFailing, "writing the journal", err)
+	s.commitAlarm.Report(s.opts.Logger, "writing the journal", err)
 	if err != nil {
 		err = fmt.Errorf("the ledger could not write: %w", err)
-		for _, op := range ops {
-			op.fail(err)
-		}
 	} else {
 		for i := range b.Accounts {
 			s.dirt.addAccount(b.Accounts[i].Account)
@@ -141,35 +101,18 @@ func (s *Store) commit(ctx context.Context, ops []*operation) {
 			s.dirt.addAllocation(b.Allocations[i].Allocation)
 		}
 	}
-	for _, op := range ops {
-		op.answer()
-	}
-}
-
-// apply decides ops in order, after the holds whose time is over have ended.
-func (s *Store) apply(b *book.Batch, ops []*operation) {
-	expired := b.Expire()
-	for _, op := range ops {
-		switch {
-		case op.reserveDone != nil:
-			op.decision, op.err = b.Reserve(&op.reservation, op.key, op.meta)
-		case op.settleDone != nil:
-			op.receipt, op.err = b.Settle(&op.settlement, op.key, op.meta)
-		default:
-			op.swept, expired = expired, 0
-		}
-	}
+	intake.Answer(ops, err)
 }
 
 // lookup reads those allocations that ops name and that are no longer in memory.
-func (s *Store) lookup(ctx context.Context, b *book.Batch, ops []*operation) error {
+func (s *Store) lookup(ctx context.Context, b *book.Batch, ops []*intake.Operation) error {
 	if !s.tables.hasAllocs {
 		return nil
 	}
 	keys := s.lookupKeys[:0]
 	for _, op := range ops {
-		if op.sweepDone == nil && s.state.Allocations[op.key] == nil {
-			keys = append(keys, op.key)
+		if !op.IsSweep() && s.state.Allocations[op.Key] == nil {
+			keys = append(keys, op.Key)
 		}
 	}
 	s.lookupKeys = keys
@@ -197,15 +140,4 @@ func (s *Store) count(b *book.Batch, ops int, err error) {
 		c.Commits++
 	}
 	c.Add(&b.Counted)
-}
-
-// report logs when something begins to fail and when it works again.
-func (s *Store) report(failing *bool, what string, err error) {
-	switch {
-	case err != nil && !*failing:
-		s.opts.Logger.Error("the ledger is failing", "at", what, "error", err)
-	case err == nil && *failing:
-		s.opts.Logger.Info("the ledger works again", "at", what)
-	}
-	*failing = err != nil
 }

@@ -109,7 +109,7 @@ func (s *Store) startFold() {
 func (s *Store) finishFold(err error) {
 	j := s.folding
 	s.folding = nil
-	s.report(&s.foldFailing, "folding the journal into the tables", err)
+	s.foldAlarm.Report(s.opts.Logger, "folding the journal into the tables", err)
 	if err != nil {
 		for i := range j.accounts {
 			s.dirt.addAccount(j.accounts[i].Account)
@@ -140,7 +140,7 @@ func (s *Store) folder(ctx context.Context) {
 	for j := range s.foldJobs {
 		err := s.tables.fold(ctx, j)
 		if err == nil && s.opts.Retention > 0 {
-			s.report(&s.retireFailing, "removing what is older than the retention", s.tables.retire(ctx, j.now.Add(-s.opts.Retention).UnixMilli()))
+			s.retireAlarm.Report(s.opts.Logger, "removing what is older than the retention", s.tables.retire(ctx, j.now.Add(-s.opts.Retention).UnixMilli()))
 		}
 		s.foldDone <- err
 	}

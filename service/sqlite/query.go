@@ -11,24 +11,6 @@ import (
 	"github.com/usageflow/usageflow-go-middleware/service/internal/book"
 )
 
-// Sweep implements service.Ledger.
-func (s *Store) Sweep(ctx context.Context) (int, error) {
-	type answer struct {
-		n   int
-		err error
-	}
-	answers := make(chan answer, 1)
-	if err := s.submit(&operation{sweepDone: func(n int, err error) { answers <- answer{n, err} }}); err != nil {
-		return 0, err
-	}
-	select {
-	case a := <-answers:
-		return a.n, a.err
-	case <-ctx.Done():
-		return 0, ctx.Err()
-	}
-}
-
 // Find implements service.Ledger.
 func (s *Store) Find(ctx context.Context, application, alias string) (service.LedgerState, bool, error) {
 	s.mu.RLock()
@@ -236,6 +218,6 @@ func (s *Store) Counters() service.Counters {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	c := s.counted
-	c.Queued, c.Held, c.Ledgers = len(s.queue), s.state.HeldCount(), s.state.Size
+	c.Queued, c.Held, c.Ledgers = s.queue.Queued(), s.state.HeldCount(), s.state.Size
 	return c
 }

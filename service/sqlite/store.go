@@ -3,7 +3,6 @@ package sqlite
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -15,6 +14,7 @@ import (
 
 	"github.com/usageflow/usageflow-go-middleware/service"
 	"github.com/usageflow/usageflow-go-middleware/service/internal/book"
+	"github.com/usageflow/usageflow-go-middleware/service/internal/intake"
 )
 
 // ErrInUse is returned by Open when another Store, of this or of another process, has the folder open.
@@ -61,7 +61,7 @@ func (o *Options) setDefaults() {
 type Store struct {
 	// Static after Open.
 	opts     Options
-	queue    chan *operation
+	queue    *intake.Queue
 	foldJobs chan *foldJob
 	foldDone chan error
 	waiters  chan chan error // each waits until what there is is in the tables
@@ -69,21 +69,16 @@ type Store struct {
 	wg       sync.WaitGroup
 
 	// Owned by the committer.
-	journal                    *journal
-	tables                     *tables
-	dirt                       dirt
-	folding                    *foldJob
-	folded                     uint64 // the last journal row that the tables have
-	waiting                    []waiter
-	lookupKeys                 []book.Key
-	commitFailing, foldFailing bool
+	journal                *journal
+	tables                 *tables
+	dirt                   dirt
+	folding                *foldJob
+	folded                 uint64 // the last journal row that the tables have
+	waiting                []waiter
+	lookupKeys             []book.Key
+	commitAlarm, foldAlarm intake.Alarm
 
-	retireFailing bool // owned by the folder
-
-	// submitMu lets Close wait for Submit calls that are on their way into the queue. It is never
-	// held together with mu.
-	submitMu sync.RWMutex
-	closed   bool
+	retireAlarm intake.Alarm // owned by the folder
 
 	mu      sync.RWMutex // written by the committer, read by queries
 	state   *state
@@ -108,7 +103,7 @@ func Open(opts Options) (*Store, error) {
 	ctx := context.Background()
 	s := &Store{
 		opts:     opts,
-		queue:    make(chan *operation, opts.QueueSize),
+		queue:    intake.NewQueue(opts.QueueSize),
 		foldJobs: make(chan *foldJob, 1),
 		foldDone: make(chan error, 1),
 		waiters:  make(chan chan error),
@@ -225,51 +220,21 @@ func (s *Store) restoreLists() error {
 
 // SubmitReserve implements service.Ledger.
 func (s *Store) SubmitReserve(r service.Reservation, done func(service.Decision, error)) error {
-	meta, err := encodeMetadata(r.Metadata)
-	if err != nil {
-		return err
-	}
-	return s.submit(&operation{key: book.KeyOf(r.Application, r.ID), meta: meta, reservation: r, reserveDone: done})
+	return s.queue.SubmitReserve(r, done)
 }
 
 // SubmitSettle implements service.Ledger.
 func (s *Store) SubmitSettle(t service.Settlement, done func(service.Receipt, error)) error {
-	meta, err := encodeMetadata(t.Metadata)
-	if err != nil {
-		return err
-	}
-	return s.submit(&operation{key: book.KeyOf(t.Application, t.ID), meta: meta, settlement: t, settleDone: done})
+	return s.queue.SubmitSettle(t, done)
 }
 
-// submit queues op without waiting.
-func (s *Store) submit(op *operation) error {
-	s.submitMu.RLock()
-	defer s.submitMu.RUnlock()
-	if s.closed {
-		return service.ErrLedgerClosed
-	}
-	select {
-	case s.queue <- op:
-		return nil
-	default:
-		return service.ErrQueueFull
-	}
-}
-
-func encodeMetadata(m service.Metadata) ([]byte, error) {
-	if m == (service.Metadata{}) {
-		return nil, nil
-	}
-	return json.Marshal(m)
-}
+// Sweep implements service.Ledger.
+func (s *Store) Sweep(ctx context.Context) (int, error) { return s.queue.Sweep(ctx) }
 
 // Close implements service.Ledger.
 func (s *Store) Close() error {
 	s.closeOnce.Do(func() {
-		s.submitMu.Lock()
-		s.closed = true
-		close(s.queue)
-		s.submitMu.Unlock()
+		s.queue.CloseQueue()
 		s.wg.Wait()
 		s.closeErr = s.tables.close()
 		if s.journal.trimTo > 0 {
