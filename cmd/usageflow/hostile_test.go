@@ -72,19 +72,15 @@ func TestHostileClients(t *testing.T) {
 	agents.Go(func() {
 		a := &agent{urls: []string{s.agent}}
 		defer a.close()
-		for i := 0; ; i++ {
-			select {
-			case <-stop:
-				return
-			default:
-			}
+		untilClosed(stop, func(i int) bool {
 			start := time.Now()
 			if reply, err := a.ask(t.Context(), "request_for_allocation", "GET /hot", "good-"+strconv.Itoa(i), 1); err != nil || reply.Error != "" {
 				t.Errorf("the agent beside them: %+v, %v", reply, err)
-				return
+				return false
 			}
 			slowest = max(slowest, time.Since(start))
-		}
+			return true
+		})
 	})
 
 	// Messages that are wrong are refused; the connection goes on.

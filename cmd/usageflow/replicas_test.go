@@ -249,6 +249,20 @@ func TestReplicas(t *testing.T) {
 	}
 }
 
+// untilClosed does work until stop is closed, or work says false.
+func untilClosed(stop <-chan struct{}, work func(i int) bool) {
+	for i := 0; ; i++ {
+		select {
+		case <-stop:
+			return
+		default:
+		}
+		if !work(i) {
+			return
+		}
+	}
+}
+
 // kills is how often TestKilledUnderLoad kills the service.
 func kills() int {
 	if testing.Short() || raceEnabled {
@@ -272,24 +286,20 @@ func TestKilledUnderLoad(t *testing.T) {
 		wg.Go(func() {
 			a := &agent{urls: []string{s.agent}}
 			defer a.close()
-			for i := 0; ; i++ {
-				select {
-				case <-stop:
-					return
-				default:
-				}
+			untilClosed(stop, func(i int) bool {
 				alias, id := "GET /others/:n "+strconv.Itoa(i%50), fmt.Sprint(client, "-", i)
 				for _, kind := range []string{"request_for_allocation", "use_allocation"} {
 					if reply, err := a.ask(t.Context(), kind, alias, id, 1); err != nil || reply.Error != "" {
 						t.Errorf("%s: %+v, %v", kind, reply, err)
-						return
+						return false
 					}
 				}
 				mu.Lock()
 				acknowledged[alias]++
 				mu.Unlock()
 				progress.Add(1)
-			}
+				return true
+			})
 		})
 	}
 	for kill := range kills() {

@@ -3,7 +3,6 @@
 package postgres_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -110,37 +109,10 @@ func TestExpiredBeforeYoung(t *testing.T) {
 	}
 }
 
-// Queries that never end, as many as there are connections and more, leave decisions alone.
 func TestQueriesLeaveDecisionsAlone(t *testing.T) {
-	cluster := pgtest.Start(t)
-	s := open(t, postgres.Options{URL: cluster.Database(t)})
+	s := open(t, postgres.Options{URL: pgtest.Start(t).Database(t)})
 	defer s.Close()
-	if _, err := service.Settle(t.Context(), s, settlement("a", "GET /x", "1", 1)); err != nil {
-		t.Fatal(err)
-	}
-	stop := make(chan struct{})
-	ctx, cancel := context.WithCancel(t.Context())
-	var queries sync.WaitGroup
-	reading := make(chan struct{}, 100)
-	for range 12 {
-		queries.Go(func() {
-			// The last ones get no connection, and end with ctx.
-			_ = s.Usage(ctx, service.UsageQuery{From: time.Now().Add(-time.Hour), To: time.Now().Add(time.Hour), Bucket: service.WindowHour}, func(service.Usage) error {
-				reading <- struct{}{}
-				<-stop
-				return errors.New("stop")
-			})
-		})
-	}
-	for range 8 {
-		<-reading
-	}
-	if _, err := service.Settle(t.Context(), s, settlement("a", "GET /x", "2", 1)); err != nil {
-		t.Errorf("beside queries: %v", err)
-	}
-	cancel()
-	close(stop)
-	queries.Wait()
+	ledgertest.QueriesLeaveDecisionsAlone(t, s, 8)
 }
 
 // A password is in no error.

@@ -1,11 +1,8 @@
 package sqlite_test
 
 import (
-	"context"
-	"errors"
 	"io"
 	"log/slog"
-	"sync"
 	"testing"
 	"time"
 
@@ -47,38 +44,8 @@ func TestLedgerFolding(t *testing.T) {
 	})
 }
 
-// Queries that never end, as many as there are connections and more, leave decisions alone.
 func TestQueriesLeaveDecisionsAlone(t *testing.T) {
 	s := open(t, sqlite.Options{FoldAfter: 1})
 	defer s.Close()
-	settle := func(id string) {
-		t.Helper()
-		if _, err := service.Settle(t.Context(), s, service.Settlement{Application: "a", Alias: "GET /" + id, ID: id, Amount: 1}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	settle("1")
-	settle("other") // of two rows, the first is told while the query goes on
-	stop := make(chan struct{})
-	ctx, cancel := context.WithCancel(t.Context())
-	var queries sync.WaitGroup
-	reading := make(chan struct{}, 100)
-	for range 12 {
-		queries.Go(func() {
-			// The last ones get no connection, and end with ctx.
-			_ = s.Usage(ctx, service.UsageQuery{From: time.Now().Add(-time.Hour), To: time.Now().Add(time.Hour), Bucket: service.WindowHour}, func(service.Usage) error {
-				reading <- struct{}{}
-				<-stop
-				return errors.New("stop")
-			})
-		})
-	}
-	for range 6 {
-		<-reading
-	}
-	settle("2")
-	settle("1") // which is looked for in the tables
-	cancel()
-	close(stop)
-	queries.Wait()
+	ledgertest.QueriesLeaveDecisionsAlone(t, s, 6)
 }
