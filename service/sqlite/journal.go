@@ -54,7 +54,7 @@ func openJournal(ctx context.Context, path string) (*journal, error) {
 }
 
 func (j *journal) prepare(ctx context.Context) error {
-	if err := migrate(ctx, j.db, []string{`CREATE TABLE journal (seq INTEGER PRIMARY KEY, row BLOB NOT NULL)`}); err != nil {
+	if err := migrate(ctx, j.db, []string{`CREATE TABLE journal (seq INTEGER PRIMARY KEY, row BLOB NOT NULL)`}, upgradeJournal); err != nil {
 		return err
 	}
 	if err := j.db.QueryRowContext(ctx, `SELECT coalesce(max(seq), 0) FROM journal`).Scan(&j.seq); err != nil {
@@ -126,12 +126,12 @@ func locked(err error) error {
 	return err
 }
 
-// firstVersion is the oldest schema that this program knows. Those before it were never part of a release.
+// firstVersion is the version that the first step makes.
 const firstVersion = 2
 
-// migrate brings the schema to the newest version; step i makes version firstVersion+i. A file of another
-// version is refused.
-func migrate(ctx context.Context, db *sql.DB, steps []string) error {
+// migrate brings the schema to the newest version; step i makes version firstVersion+i. A file of the version before
+// the first is upgraded; one of a newer version is refused.
+func migrate(ctx context.Context, db *sql.DB, steps []string, upgrade func(context.Context, *sql.Tx) error) error {
 	tx, err := db.BeginTx(ctx, nil)
 	if err != nil {
 		return err
@@ -142,8 +142,17 @@ func migrate(ctx context.Context, db *sql.DB, steps []string) error {
 		return err
 	}
 	newest := firstVersion + len(steps) - 1
-	if version != 0 && version < firstVersion || version > newest {
-		return fmt.Errorf("the file has schema version %d, this program knows %d to %d", version, firstVersion, newest)
+	if version > newest {
+		return fmt.Errorf("the file has schema version %d, this program knows up to %d", version, newest)
+	}
+	if version == firstVersion-1 {
+		if err := upgrade(ctx, tx); err != nil {
+			return fmt.Errorf("upgrade it: %w", err)
+		}
+		version = firstVersion
+		if _, err := tx.ExecContext(ctx, fmt.Sprintf(`PRAGMA user_version = %d`, version)); err != nil {
+			return err
+		}
 	}
 	for next := max(version+1, firstVersion); next <= newest; next++ {
 		if _, err := tx.ExecContext(ctx, steps[next-firstVersion]); err != nil {

@@ -106,7 +106,7 @@ func openTables(ctx context.Context, path string) (*tables, error) {
 }
 
 func (t *tables) prepare(ctx context.Context) error {
-	if err := migrate(ctx, t.db, schema); err != nil {
+	if err := migrate(ctx, t.db, schema, upgradeTables); err != nil {
 		return err
 	}
 	if err := t.db.QueryRowContext(ctx, `SELECT folded, age, wall FROM meta`).Scan(&t.folded, &t.age, &t.wall); err != nil {
@@ -273,13 +273,7 @@ func (t *tables) fold(ctx context.Context, j *foldJob) error {
 		return err
 	}
 	if err := t.allocs.all(ctx, tx, len(j.allocs), func(args []any, i int) []any {
-		al, p := j.allocs[i].Allocation, &j.allocs[i].now
-		var meta any
-		if len(p.Meta) > 0 {
-			meta = string(p.Meta)
-		}
-		return append(args, int64(al.Seq), al.Key[:], al.Account.Num, al.ID, int64(al.Reserved), al.ReservedAt, int64(al.Age), int64(al.Prev), book.AppendDetail(nil, al),
-			int64(p.State), int64(p.Flags), int64(p.Charged), p.EndedAt, meta)
+		return appendAllocationArgs(args, j.allocs[i].Allocation, &j.allocs[i].now)
 	}); err != nil {
 		return err
 	}
@@ -296,6 +290,16 @@ func (t *tables) fold(ctx context.Context, j *foldJob) error {
 		return err
 	}
 	return tx.Commit()
+}
+
+// appendAllocationArgs appends the values of allocationColumns.
+func appendAllocationArgs(args []any, al *book.Allocation, p *book.Progress) []any {
+	var meta any
+	if len(p.Meta) > 0 {
+		meta = string(p.Meta)
+	}
+	return append(args, int64(al.Seq), al.Key[:], al.Account.Num, al.ID, int64(al.Reserved), al.ReservedAt, int64(al.Age), int64(al.Prev), book.AppendDetail(nil, al),
+		int64(p.State), int64(p.Flags), int64(p.Charged), p.EndedAt, meta)
 }
 
 // foldUsage adds what has ended to the hours in which it did, and to the outbox. A settlement is final, so it is
