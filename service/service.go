@@ -224,7 +224,8 @@ func (s *Service) serveAgent(w http.ResponseWriter, r *http.Request) {
 		return // the upgrader has answered
 	}
 	c := newConn(s, key, app, ws, hijacker.conn)
-	if err := errors.Join(hijacker.conn.flush(), s.add(c)); err != nil {
+	// The agent learns that it is in when it is: from then on Shutdown and Reconfigure tell it why it has to go.
+	if err := errors.Join(s.add(c), hijacker.conn.flush()); err != nil {
 		s.remove(c)
 		s.log.Debug("a connection came to nothing", "error", errors.Join(err, ws.Close()))
 		return
