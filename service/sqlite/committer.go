@@ -18,7 +18,7 @@ func (s *Store) committer(ctx context.Context) {
 	defer s.wg.Done()
 	defer close(s.foldJobs)
 	defer close(s.ended)
-	tick := time.NewTicker(foldInterval)
+	tick := time.NewTicker(s.opts.foldInterval)
 	defer tick.Stop()
 	ops := make([]*intake.Operation, 0, s.opts.MaxBatch)
 	for {
@@ -79,7 +79,7 @@ func (s *Store) commit(ctx context.Context, ops []*intake.Operation) {
 		intake.Apply(b, ops)
 		s.mu.Unlock()
 		if !b.Empty() {
-			err = s.journal.append(ctx, b, &s.state.Clock)
+			err = s.journal.append(b, &s.state.Clock)
 		}
 	}
 	s.mu.Lock()

@@ -226,6 +226,11 @@ func TestOpenErrors(t *testing.T) {
 	if err := store.Close(); err != nil {
 		t.Fatal(err)
 	}
+	segments, err := filepath.Glob(filepath.Join(dir, "journal", "*.wal"))
+	if err != nil || len(segments) != 1 {
+		t.Fatalf("segments %q, %v", segments, err)
+	}
+	journal := filepath.Join("journal", filepath.Base(segments[0]))
 	damage := func(name string, from int64, want string) {
 		t.Helper()
 		copied := t.TempDir()
@@ -240,7 +245,7 @@ func TestOpenErrors(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		garbage := []byte(strings.Repeat("garbage!", int(info.Size()-from)/8))
+		garbage := []byte(strings.Repeat("garbage!", min(512, int(info.Size()-from)/8)))
 		if _, err := f.WriteAt(garbage, from); err != nil {
 			t.Fatal(err)
 		}
@@ -253,7 +258,8 @@ func TestOpenErrors(t *testing.T) {
 	}
 	damage("usageflow.db", 0, "not a database")
 	damage("usageflow.db", 4096, "malformed")
-	damage("journal.db", 0, "not a database")
+	damage(journal, 0, "it has no header")
+	damage(journal, 100, "the log is damaged")
 	file := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)

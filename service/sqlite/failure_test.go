@@ -1,28 +1,36 @@
 package sqlite
 
 import (
-	"fmt"
 	"io"
 	"log/slog"
 	"strconv"
+	"sync/atomic"
+	"syscall"
 	"testing"
 
+	"github.com/usageflow/usageflow-go-middleware/internal/wal"
+	"github.com/usageflow/usageflow-go-middleware/internal/wal/waltest"
 	"github.com/usageflow/usageflow-go-middleware/service"
 )
 
-// TestFullDisk fills the journal's file, with SQLite's own limit in place of the disk's.
+func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
+
+// TestFullDisk fails every other write of the journal, for a while.
 func TestFullDisk(t *testing.T) {
-	s, err := Open(Options{Dir: t.TempDir(), Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	var full atomic.Bool
+	writes := 0
+	disk := waltest.New(-1)
+	disk.Fault(func(op, _ string) error {
+		if writes++; full.Load() && op == "write" && writes%2 == 0 {
+			return syscall.ENOSPC
+		}
+		return nil
+	})
+	s, err := openOn(Options{Dir: t.TempDir(), Logger: quiet()}, wal.Options{Files: disk})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	pages := func(n int) {
-		t.Helper()
-		if _, err := s.journal.db.ExecContext(t.Context(), fmt.Sprintf(`PRAGMA max_page_count = %d`, n)); err != nil {
-			t.Fatal(err)
-		}
-	}
 	limit := []service.Limit{{Amount: 5e6, Window: service.WindowMonth}}
 	reserve := func(id string) (service.Decision, error) {
 		return service.Reserve(t.Context(), s, service.Reservation{Application: "a", Alias: "GET /x", ID: id, Amount: 1e6, Limits: limit})
@@ -30,7 +38,7 @@ func TestFullDisk(t *testing.T) {
 	if d, err := reserve("first"); err != nil || !d.Allowed {
 		t.Fatalf("first: %+v, %v", d, err)
 	}
-	pages(1) // no page more than there are
+	full.Store(true)
 	failures := 0
 	for i := range 50 {
 		d, err := service.Reserve(t.Context(), s, service.Reservation{
@@ -50,7 +58,7 @@ func TestFullDisk(t *testing.T) {
 	if before.Failed == 0 || before.Held != 51-failures || before.Reserved != uint64(51-failures) {
 		t.Errorf("counters %+v after %d failures", before, failures)
 	}
-	pages(1 << 20)
+	full.Store(false)
 	for i := range 6 {
 		d, err := reserve(strconv.Itoa(1000 + i))
 		if want := i < 4; err != nil || d.Allowed != want {

@@ -71,13 +71,13 @@ func (d *dirt) addAllocation(al *book.Allocation) {
 	}
 }
 
-// takeFold empties s.dirt into a job.
-func (s *Store) takeFold() *foldJob {
+// takeFold empties s.dirt, which is what the rows up to seq have left, into a job.
+func (s *Store) takeFold(seq uint64) *foldJob {
 	d := s.dirt
 	s.dirt = dirt{}
 	clock := &s.state.Clock
 	j := &foldJob{
-		seq: s.journal.seq, age: clock.Age, wall: clock.Last.UnixMilli(), now: clock.Last,
+		seq: seq, age: clock.Age, wall: clock.Last.UnixMilli(), now: clock.Last,
 		accounts: make([]foldedAccount, len(d.accounts)), allocs: make([]foldedAllocation, len(d.allocs)),
 	}
 	var buf []byte // of all counters
@@ -99,7 +99,7 @@ func (s *Store) takeFold() *foldJob {
 // startFold hands what is dirty to the folder, unless it is still busy or there is nothing.
 func (s *Store) startFold() {
 	if s.folding == nil && s.dirt.size() > 0 {
-		s.folding = s.takeFold()
+		s.folding = s.takeFold(s.journal.last())
 		s.foldJobs <- s.folding
 	}
 }
@@ -156,7 +156,7 @@ type waiter struct {
 
 // wait has the committer answer w when the tables have what the journal has.
 func (s *Store) wait(answer chan error) {
-	s.waiting = append(s.waiting, waiter{s.journal.seq, answer})
+	s.waiting = append(s.waiting, waiter{s.journal.last(), answer})
 	s.startFold()
 	s.answerWaiting(nil)
 }
@@ -164,7 +164,7 @@ func (s *Store) wait(answer chan error) {
 // answerWaiting answers those whose time has come, or all with err.
 func (s *Store) answerWaiting(err error) {
 	if s.folding == nil && s.dirt.size() == 0 {
-		s.folded = s.journal.seq
+		s.folded = s.journal.last()
 	}
 	s.waiting = slices.DeleteFunc(s.waiting, func(w waiter) bool {
 		if err == nil && w.seq > s.folded {

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/usageflow/usageflow-go-middleware/internal/wal"
 	"github.com/usageflow/usageflow-go-middleware/service"
 	"github.com/usageflow/usageflow-go-middleware/service/internal/book"
 	"github.com/usageflow/usageflow-go-middleware/service/internal/intake"
@@ -39,6 +40,8 @@ type Options struct {
 	// FoldAfter is the number of changed records after which they are folded without waiting for the
 	// second to end (32,768); from MaxUnfolded on (1,000,000) operations wait for the folder.
 	FoldAfter, MaxUnfolded int
+
+	foldInterval time.Duration
 }
 
 func (o *Options) setDefaults() {
@@ -54,6 +57,7 @@ func (o *Options) setDefaults() {
 	o.MaxBatch = cmp.Or(o.MaxBatch, 1024)
 	o.MaxLedgers = cmp.Or(o.MaxLedgers, 2_000_000)
 	o.FoldAfter = cmp.Or(o.FoldAfter, 1<<15)
+	o.foldInterval = cmp.Or(o.foldInterval, foldInterval)
 	o.MaxUnfolded = cmp.Or(o.MaxUnfolded, 1_000_000)
 }
 
@@ -61,6 +65,7 @@ func (o *Options) setDefaults() {
 type Store struct {
 	// Static after Open.
 	opts     Options
+	unlock   func() error // of the data folder
 	queue    *intake.Queue
 	foldJobs chan *foldJob
 	foldDone chan error
@@ -92,7 +97,10 @@ var _ service.Ledger = (*Store)(nil)
 
 // Open opens the ledger in opts.Dir and brings it to where the last process left it. The error wraps
 // ErrInUse where another process has it.
-func Open(opts Options) (*Store, error) {
+func Open(opts Options) (*Store, error) { return openOn(opts, wal.Options{}) }
+
+// openOn opens the ledger with a journal as log says; it is in the data folder where log says nothing else.
+func openOn(opts Options, log wal.Options) (*Store, error) {
 	opts.setDefaults()
 	if opts.Dir == "" {
 		return nil, errors.New("sqlite: no data folder is given")
@@ -100,25 +108,29 @@ func Open(opts Options) (*Store, error) {
 	if err := os.MkdirAll(opts.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("create the data folder: %w", err)
 	}
-	ctx := context.Background()
+	unlock, err := wal.Lock(opts.Dir)
+	if errors.Is(err, wal.ErrInUse) {
+		return nil, fmt.Errorf("%s: %w", opts.Dir, ErrInUse)
+	}
+	if err != nil {
+		return nil, err
+	}
 	s := &Store{
 		opts:     opts,
+		unlock:   unlock,
 		queue:    intake.NewQueue(opts.QueueSize),
 		foldJobs: make(chan *foldJob, 1),
 		foldDone: make(chan error, 1),
 		waiters:  make(chan chan error),
 		ended:    make(chan struct{}),
 	}
-	var err error
-	if s.journal, err = openJournal(ctx, filepath.Join(opts.Dir, "journal.db")); err != nil {
-		return nil, err
-	}
+	ctx := context.Background()
 	if s.tables, err = openTables(ctx, filepath.Join(opts.Dir, "usageflow.db")); err != nil {
-		return nil, errors.Join(err, s.journal.close())
+		return nil, errors.Join(err, unlock())
 	}
-	if err := errors.Join(removeBackups(opts.Dir), s.restore(ctx)); err != nil {
+	if err := errors.Join(removeBackups(opts.Dir), s.restore(ctx, log)); err != nil {
 		err = fmt.Errorf("read the ledger in %s: %w", opts.Dir, err)
-		return nil, errors.Join(err, s.tables.close(), s.journal.close())
+		return nil, errors.Join(err, s.tables.close(), unlock())
 	}
 	s.wg.Add(2)
 	go s.committer(ctx)
@@ -127,7 +139,7 @@ func Open(opts Options) (*Store, error) {
 }
 
 // restore reads the tables and replays the journal over them.
-func (s *Store) restore(ctx context.Context) error {
+func (s *Store) restore(ctx context.Context, log wal.Options) error {
 	size, err := s.tables.size(ctx)
 	if err != nil {
 		return err
@@ -139,12 +151,41 @@ func (s *Store) restore(ctx context.Context) error {
 	if s.tables.wall != 0 {
 		s.state.Clock.Restore(s.tables.age, time.UnixMilli(s.tables.wall))
 	}
-	s.journal.seq = max(s.journal.seq, s.tables.folded)
+	if err := s.takeOldJournal(ctx); err != nil {
+		return err
+	}
+	if log.Files == nil {
+		dir := filepath.Join(s.opts.Dir, journalDir)
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return err
+		}
+		log.Files = wal.Dir(dir)
+	}
 	s.folded = s.tables.folded
-	if err := s.journal.replay(ctx, s.tables.folded, s.replay); err != nil {
+	if s.journal, err = openJournal(log, s.folded, s.replay); err != nil {
 		return err
 	}
 	return s.restoreLists()
+}
+
+// takeOldJournal brings what an earlier version's journal has into the tables.
+func (s *Store) takeOldJournal(ctx context.Context) error {
+	path := filepath.Join(s.opts.Dir, oldJournal)
+	last, err := replayOldJournal(ctx, path, s.tables.folded, s.replay)
+	if err != nil {
+		return err
+	}
+	if s.dirt.size() > 0 {
+		j := s.takeFold(last)
+		if err := s.tables.fold(ctx, j); err != nil {
+			return err
+		}
+		for i := range j.allocs {
+			j.allocs[i].InTables = true
+		}
+		s.tables.folded, s.tables.hasAllocs = last, s.tables.hasAllocs || len(j.allocs) > 0
+	}
+	return removeOldJournal(path)
 }
 
 func (s *Store) restoreAccount(a *book.Account) {
@@ -236,11 +277,7 @@ func (s *Store) Close() error {
 	s.closeOnce.Do(func() {
 		s.queue.CloseQueue()
 		s.wg.Wait()
-		s.closeErr = s.tables.close()
-		if s.journal.trimTo > 0 {
-			s.closeErr = errors.Join(s.closeErr, s.journal.trim(context.Background()))
-		}
-		s.closeErr = errors.Join(s.closeErr, s.journal.close())
+		s.closeErr = errors.Join(s.tables.close(), s.journal.close(), s.unlock())
 	})
 	return s.closeErr
 }

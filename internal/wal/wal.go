@@ -1,0 +1,228 @@
+package wal
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// DefaultSegment is the size of segments where Options say nothing.
+const DefaultSegment = 8 << 20
+
+// Options configure a Log.
+type Options struct {
+	// Files is the folder.
+	Files Files
+	// Segment is the size of a segment in bytes, DefaultSegment by default. A record that is larger gets one of its own.
+	Segment int
+}
+
+// Log is a write-ahead log. It is for one goroutine at a time.
+type Log struct {
+	files Files
+	size  int // of a new segment
+
+	segments []segment // with records, the oldest first
+	spare    bool      // there is a segment to be used again
+	file     File      // of the last segment; nil where a new one is due
+	seed     uint32    // its
+	end      int       // of its records that are durable; unsynced goes there
+	capacity int       // of its file
+	dropped  bool      // there may be more after end
+
+	next     uint64
+	durable  uint64 // the last record that is
+	unsynced []byte // records
+	flushed  int    // how many bytes of unsynced the operating system has
+}
+
+type segment struct {
+	first uint64
+	whole bool // it has its full size, so that it can be used again
+}
+
+const (
+	suffix    = ".wal"
+	spareName = "spare"
+)
+
+func (s segment) name() string { return fmt.Sprintf("%020d%s", s.first, suffix) }
+
+// Open opens the log in opts.Files and calls each with every record. The data is each's to keep. Records are numbered from 1 on,
+// or from where the log was trimmed.
+func Open(opts Options, each func(number uint64, data []byte) error) (*Log, error) {
+	l := &Log{files: opts.Files, size: cmp.Or(opts.Segment, DefaultSegment), next: 1}
+	if err := l.list(); err != nil {
+		return nil, err
+	}
+	for i := 0; i < len(l.segments); i++ {
+		last := i == len(l.segments)-1
+		if err := l.read(l.segments[i], i == 0, last, each); err != nil {
+			return nil, fmt.Errorf("%s: %w", l.segments[i].name(), err)
+		}
+	}
+	l.segments = slices.DeleteFunc(l.segments, func(s segment) bool { return s.first == l.next }) // it was empty
+	l.durable = l.next - 1
+	return l, nil
+}
+
+// list finds the segments.
+func (l *Log) list() error {
+	names, err := l.files.Names()
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if name == spareName {
+			data, err := l.files.Read(name)
+			if err != nil {
+				return err
+			}
+			l.spare = len(data) == l.size
+		}
+		number, ok := strings.CutSuffix(name, suffix)
+		if !ok {
+			continue
+		}
+		first, err := strconv.ParseUint(number, 10, 64)
+		if err != nil || (segment{first: first}).name() != name {
+			return fmt.Errorf("%s is no file of the log", name)
+		}
+		l.segments = append(l.segments, segment{first: first})
+	}
+	slices.SortFunc(l.segments, func(a, b segment) int { return cmp.Compare(a.first, b.first) })
+	return nil
+}
+
+// read reads a segment. The last one is cut off where its records end: the next record goes into a new segment, whose salt tells
+// it from what may be left of records that a crash has torn.
+func (l *Log) read(s segment, first, last bool, each func(uint64, []byte) error) error {
+	data, err := l.files.Read(s.name())
+	if err != nil {
+		return err
+	}
+	if !first && s.first != l.next {
+		return fmt.Errorf("%w: records %d to %d are missing", ErrDamaged, l.next, s.first-1)
+	}
+	h, ok := decodeHeader(data)
+	if !ok || h.first != s.first {
+		return fmt.Errorf("%w: it has no header", ErrDamaged)
+	}
+	next, end, err := scan(data, h, each)
+	if err != nil {
+		return err
+	}
+	l.next = next
+	if !last || end == len(data) {
+		return nil
+	}
+	if next == s.first {
+		return l.files.Remove(s.name())
+	}
+	return l.cut(s.name(), end)
+}
+
+func (l *Log) cut(name string, end int) error {
+	f, err := l.files.Open(name, false)
+	if err != nil {
+		return err
+	}
+	if err := f.Truncate(int64(end)); err != nil {
+		return errors.Join(err, f.Close())
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
+// Last is the number of the last record, or the one before the first.
+func (l *Log) Last() uint64 { return l.next - 1 }
+
+// Durable is the number of the last record that a Sync has confirmed, or the one before the first.
+func (l *Log) Durable() uint64 { return l.durable }
+
+// Append adds a record and returns its number. On an error there is no record.
+func (l *Log) Append(data []byte) (number uint64, err error) {
+	if len(data) > MaxRecord {
+		return 0, fmt.Errorf("a record of %d bytes is too large", len(data))
+	}
+	if l.file == nil || l.end+len(l.unsynced)+recordSize(len(data)) > l.capacity {
+		if err := l.begin(max(l.size, segmentHeader+recordSize(len(data)))); err != nil {
+			return 0, err
+		}
+	}
+	l.unsynced = appendRecord(l.unsynced, l.seed, l.next, l.durable, data)
+	l.next++
+	return l.next - 1, nil
+}
+
+// Flush hands the records to the operating system: they outlive the process.
+func (l *Log) Flush() error {
+	if l.flushed == len(l.unsynced) {
+		return nil
+	}
+	if _, err := l.file.WriteAt(l.unsynced[l.flushed:], int64(l.end+l.flushed)); err != nil {
+		return err
+	}
+	l.flushed = len(l.unsynced)
+	return nil
+}
+
+// Sync makes the records durable. After an error they are still in the log, and the next Sync writes them again: the
+// operating system may have dropped what it could not write.
+func (l *Log) Sync() error {
+	if len(l.unsynced) == 0 {
+		return nil
+	}
+	if err := l.Flush(); err != nil {
+		return err
+	}
+	if err := l.file.Sync(); err != nil {
+		l.flushed = 0
+		return err
+	}
+	l.end += len(l.unsynced)
+	l.unsynced, l.flushed = l.unsynced[:0], 0
+	l.durable = l.next - 1
+	return nil
+}
+
+// Drop takes the records that no Sync has confirmed out of the log. After a crash they may be there all the same.
+func (l *Log) Drop() {
+	l.dropped = l.dropped || len(l.unsynced) > 0
+	l.next = l.durable + 1
+	l.unsynced, l.flushed = l.unsynced[:0], 0
+}
+
+// Trim says that records up to the number are no longer needed. Those that share a segment with later ones stay.
+func (l *Log) Trim(number uint64) error {
+	for len(l.segments) > 1 && l.segments[1].first <= number+1 {
+		if err := l.remove(l.segments[0]); err != nil {
+			return err
+		}
+		l.segments = slices.Delete(l.segments, 0, 1)
+	}
+	return nil
+}
+
+// Skip gives the next record a number that is higher than the log has come. It removes all records.
+func (l *Log) Skip(number uint64) error {
+	if number <= l.next {
+		return nil
+	}
+	if err := l.closeFile(); err != nil {
+		return err
+	}
+	for len(l.segments) > 0 {
+		if err := l.remove(l.segments[0]); err != nil {
+			return err
+		}
+		l.segments = slices.Delete(l.segments, 0, 1)
+	}
+	l.next, l.durable = number, number-1
+	return nil
+}
+
+// Close makes all records durable and closes the files.
+func (l *Log) Close() error { return errors.Join(l.Sync(), l.closeFile()) }
