@@ -154,7 +154,7 @@ func (p *pages) readAllocations(rows pgx.Rows) error {
 	// The oldest first: what expires is looked for from there.
 	slices.SortFunc(held, func(a, b *book.Allocation) int { return cmp.Or(cmp.Compare(a.Age, b.Age), cmp.Compare(a.Seq, b.Seq)) })
 	for _, al := range held {
-		p.book.Place(al)
+		p.book.Place(al, al.State)
 	}
 	return rows.Err()
 }

@@ -3,6 +3,7 @@ package sqlite
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/usageflow/usageflow-go-middleware/service/internal/book"
@@ -12,32 +13,40 @@ import (
 // foldInterval is how far the tables may lag, and how often holds expire without traffic.
 const foldInterval = time.Second
 
-// committer is the goroutine that decides. Whatever is queued while one batch is being made durable
-// becomes the next batch.
+// committer is the goroutine that decides. It goes on while the writer makes durable what it has decided, and answers then.
 func (s *Store) committer(ctx context.Context) {
 	defer s.wg.Done()
 	defer close(s.foldJobs)
+	defer close(s.toWrite)
 	defer close(s.ended)
 	tick := time.NewTicker(s.opts.foldInterval)
 	defer tick.Stop()
-	ops := make([]*intake.Operation, 0, s.opts.MaxBatch)
+	s.startFilter()
 	for {
+		queue := s.queue.C()
+		if len(s.unwritten) == maxDecided {
+			queue = nil
+		}
 		select {
-		case op, open := <-s.queue.C():
+		case op, open := <-queue:
 			if !open {
 				s.foldRest()
 				return
 			}
-			ops = s.queue.Next(ops, op)
-			s.commit(ctx, ops)
-			clear(ops)
+			d := s.newDecided()
+			d.ops = s.queue.Next(d.ops, op)
+			s.decide(ctx, d)
+		case d := <-s.written:
+			s.finish(d)
 			s.foldIfMany()
 		case err := <-s.foldDone:
 			s.finishFold(err)
+		case f := <-s.filled:
+			s.finishFilter(f)
 		case answer := <-s.waiters:
 			s.wait(answer)
 		case <-tick.C:
-			s.commit(ctx, nil)
+			s.decide(ctx, s.newDecided())
 			s.startFold()
 		}
 	}
@@ -55,6 +64,7 @@ func (s *Store) foldIfMany() {
 
 // foldRest leaves the tables complete for the next start.
 func (s *Store) foldRest() {
+	s.drain()
 	if s.folding != nil {
 		s.finishFold(<-s.foldDone)
 	}
@@ -65,57 +75,121 @@ func (s *Store) foldRest() {
 	s.answerWaiting(errNotFolded)
 }
 
-// commit applies ops in one transaction and answers them when it is durable.
-func (s *Store) commit(ctx context.Context, ops []*intake.Operation) {
-	s.mu.Lock()
-	b := s.state.Begin()
-	s.mu.Unlock()
-	err := s.lookup(ctx, b, ops)
-	if err == nil && s.foldAlarm.Failing() && s.dirt.size() >= s.opts.MaxUnfolded {
-		err = fmt.Errorf("the tables have not taken %d changes yet", s.dirt.size())
+// newDecided returns one without operations.
+func (s *Store) newDecided() *decided {
+	if n := len(s.free); n > 0 {
+		d := s.free[n-1]
+		s.free = s.free[:n-1]
+		return d
 	}
-	if err == nil {
-		s.mu.Lock()
-		intake.Apply(b, ops)
-		s.mu.Unlock()
-		if !b.Empty() {
-			err = s.journal.append(b, &s.state.Clock)
+	return &decided{ops: make([]*intake.Operation, 0, s.opts.MaxBatch)}
+}
+
+// decide applies d's operations and hands d to the writer. Later batches see what it has changed before it is durable, so no answer goes out
+// before those to all batches before.
+func (s *Store) decide(ctx context.Context, d *decided) {
+	s.mu.Lock()
+	d.batch = s.state.Begin()
+	s.mu.Unlock()
+	d.round, d.row = s.round, d.row[:0]
+	if err := s.ready(ctx, d); err != nil {
+		s.drain()
+		d.err = err
+		s.unwritten = append(s.unwritten, d)
+		s.finish(d)
+		return
+	}
+	s.mu.Lock()
+	intake.Apply(d.batch, d.ops)
+	s.mu.Unlock()
+	if !d.batch.Empty() {
+		d.row = appendRow(d.row, d.batch, &s.state.Clock)
+	}
+	first := len(s.unwritten) == 0
+	s.unwritten = append(s.unwritten, d)
+	if first && len(d.row) == 0 {
+		s.finish(d)
+		return
+	}
+	s.toWrite <- d
+}
+
+// ready returns an error where d can't be decided now.
+func (s *Store) ready(ctx context.Context, d *decided) error {
+	if s.foldAlarm.Failing() && s.dirt.size() >= s.opts.MaxUnfolded {
+		return fmt.Errorf("the tables have not taken %d changes yet", s.dirt.size())
+	}
+	return s.lookup(ctx, d.batch, d.ops)
+}
+
+// finish answers d, the oldest of the batches that were not written. Where it has failed, so have those after it: what they changed is
+// taken back, the last first.
+func (s *Store) finish(d *decided) {
+	failed := d.err
+	done := s.unwritten[:1]
+	if failed != nil {
+		for n := 1; n < len(s.unwritten); n++ {
+			<-s.written
 		}
+		done = s.unwritten
+		s.round++
 	}
 	s.mu.Lock()
-	if err != nil {
-		b.Undo()
-	} else {
-		s.state.keep(b)
+	for i := len(done) - 1; i >= 0 && failed != nil; i-- {
+		done[i].batch.Undo()
 	}
-	s.count(b, len(ops), err)
+	for _, d := range done {
+		if failed == nil {
+			s.state.keep(d.batch)
+			s.last += uint64(min(1, len(d.row)))
+		}
+		s.count(d.batch, len(d.ops), failed)
+	}
 	s.mu.Unlock()
-	s.commitAlarm.Report(s.opts.Logger, "writing the journal", err)
+	s.commitAlarm.Report(s.opts.Logger, "writing the journal", failed)
+	for _, d := range done {
+		s.answer(d, failed)
+	}
+	s.unwritten = slices.Delete(s.unwritten, 0, len(done))
+}
+
+// answer answers d's operations and puts d aside for its next use.
+func (s *Store) answer(d *decided, err error) {
 	if err != nil {
 		err = fmt.Errorf("the ledger could not write: %w", err)
 	} else {
-		for i := range b.Accounts {
-			s.dirt.addAccount(b.Accounts[i].Account)
+		for i := range d.batch.Accounts {
+			s.dirt.addAccount(d.batch.Accounts[i].Account)
 		}
-		for i := range b.Allocations {
-			s.dirt.addAllocation(b.Allocations[i].Allocation)
+		for i := range d.batch.Allocations {
+			s.dirt.addAllocation(d.batch.Allocations[i].Allocation)
 		}
 	}
-	intake.Answer(ops, err)
+	intake.Answer(d.ops, err)
+	clear(d.ops)
+	d.ops, d.batch, d.err = d.ops[:0], nil, nil
+	s.free = append(s.free, d)
+}
+
+// drain waits until everything that is decided is durable, or has failed.
+func (s *Store) drain() {
+	for len(s.unwritten) > 0 {
+		s.finish(<-s.written)
+	}
 }
 
 // lookup reads those allocations that ops name and that are no longer in memory.
 func (s *Store) lookup(ctx context.Context, b *book.Batch, ops []*intake.Operation) error {
-	if !s.tables.hasAllocs {
-		return nil
-	}
 	keys := s.lookupKeys[:0]
 	for _, op := range ops {
-		if !op.IsSweep() && s.state.Allocations[op.Key] == nil {
+		if !op.IsSweep() && s.state.Allocations[op.Key] == nil && s.inTables(&op.Key) {
 			keys = append(keys, op.Key)
 		}
 	}
 	s.lookupKeys = keys
+	if len(keys) == 0 {
+		return nil
+	}
 	return s.tables.lookup(ctx, keys, func(coded *book.Coded) error {
 		al, err := coded.Link(s.state.account)
 		if err != nil {

@@ -99,7 +99,8 @@ func (s *Store) takeFold(seq uint64) *foldJob {
 // startFold hands what is dirty to the folder, unless it is still busy or there is nothing.
 func (s *Store) startFold() {
 	if s.folding == nil && s.dirt.size() > 0 {
-		s.folding = s.takeFold(s.journal.last())
+		s.drain() // what is folded is what the accounts hold now: nothing in it may be undone
+		s.folding = s.takeFold(s.last)
 		s.foldJobs <- s.folding
 	}
 }
@@ -107,6 +108,7 @@ func (s *Store) startFold() {
 // finishFold takes the folder's answer: it forgets what is over and in the tables, or, where the fold
 // failed, keeps everything for the next one.
 func (s *Store) finishFold(err error) {
+	s.drain() // whether an allocation is over is known when nothing may be undone
 	j := s.folding
 	s.folding = nil
 	s.foldAlarm.Report(s.opts.Logger, "folding the journal into the tables", err)
@@ -120,8 +122,10 @@ func (s *Store) finishFold(err error) {
 		s.answerWaiting(errNotFolded)
 		return
 	}
-	s.folded, s.journal.trimTo = j.seq, j.seq
+	s.folded = j.seq
+	s.mayTrim.Store(j.seq)
 	s.tables.hasAllocs = s.tables.hasAllocs || len(j.allocs) > 0
+	s.addToFilter(j)
 	s.mu.Lock()
 	for i := range j.allocs {
 		al := j.allocs[i].Allocation
@@ -134,7 +138,7 @@ func (s *Store) finishFold(err error) {
 	s.answerWaiting(nil)
 }
 
-// folder writes jobs until there are no more; it is the second of the store's two goroutines.
+// folder writes jobs until there are no more; it is the third of the store's goroutines.
 func (s *Store) folder(ctx context.Context) {
 	defer s.wg.Done()
 	for j := range s.foldJobs {
@@ -156,7 +160,8 @@ type waiter struct {
 
 // wait has the committer answer w when the tables have what the journal has.
 func (s *Store) wait(answer chan error) {
-	s.waiting = append(s.waiting, waiter{s.journal.last(), answer})
+	s.drain()
+	s.waiting = append(s.waiting, waiter{s.last, answer})
 	s.startFold()
 	s.answerWaiting(nil)
 }
@@ -164,7 +169,7 @@ func (s *Store) wait(answer chan error) {
 // answerWaiting answers those whose time has come, or all with err.
 func (s *Store) answerWaiting(err error) {
 	if s.folding == nil && s.dirt.size() == 0 {
-		s.folded = s.journal.last()
+		s.folded = s.last
 	}
 	s.waiting = slices.DeleteFunc(s.waiting, func(w waiter) bool {
 		if err == nil && w.seq > s.folded {

@@ -5,17 +5,15 @@ import (
 	"fmt"
 
 	"github.com/usageflow/usageflow-go-middleware/internal/wal"
-	"github.com/usageflow/usageflow-go-middleware/service/internal/book"
 )
 
 // journalDir is the journal's folder, in the data folder.
 const journalDir = "journal"
 
-// journal is the log that makes operations durable: a row for each batch. Only the committer uses it.
+// journal is the log that makes operations durable: a row for each batch. Only the writer uses it.
 type journal struct {
-	log    *wal.Log
-	trimTo uint64 // rows up to here are in the tables and may go
-	buf    []byte
+	log     *wal.Log
+	trimmed uint64 // rows up to here have gone, as far as they can
 }
 
 // openJournal calls apply with each row after seq, in order; the next row will have a number that is higher than seq.
@@ -46,31 +44,29 @@ func openJournal(opts wal.Options, seq uint64, apply func(*row) error) (*journal
 // last is the number of the last row.
 func (j *journal) last() uint64 { return j.log.Last() }
 
-// append makes b durable; the error says that it is not.
-func (j *journal) append(b *book.Batch, c *book.Clock) error {
-	if err := j.trim(); err != nil {
-		return err
-	}
-	j.buf = appendRow(j.buf[:0], b, c)
-	_, err := j.log.Append(j.buf)
-	if err == nil {
-		err = j.log.Sync()
-	}
+// append adds a row. After an error no row is left that was not durable before.
+func (j *journal) append(row []byte) error {
+	_, err := j.log.Append(row)
 	if err != nil {
 		j.log.Drop()
 	}
 	return err
 }
 
-func (j *journal) trim() error {
-	if j.trimTo == 0 {
-		return nil
-	}
-	err := j.log.Trim(j.trimTo)
-	if err == nil {
-		j.trimTo = 0
+// sync makes the rows durable. After an error they are gone.
+func (j *journal) sync() error {
+	err := j.log.Sync()
+	if err != nil {
+		j.log.Drop()
 	}
 	return err
 }
 
-func (j *journal) close() error { return errors.Join(j.trim(), j.log.Close()) }
+// trimTo removes rows up to seq, which are in the tables. Where that fails, it is tried again with the next ones: nothing depends on it.
+func (j *journal) trimTo(seq uint64) {
+	if seq > j.trimmed && j.log.Trim(seq) == nil {
+		j.trimmed = seq
+	}
+}
+
+func (j *journal) close() error { return j.log.Close() }

@@ -51,7 +51,7 @@ func (s *state) keep(b *book.Batch) {
 		s.touch(a)
 	}
 	for i := range b.Allocations {
-		s.place(b.Allocations[i].Allocation)
+		s.place(b.Allocations[i].Allocation, b.Allocations[i].After)
 	}
 }
 
@@ -77,9 +77,9 @@ func (s *state) touch(a *book.Account) {
 	s.newest = a
 }
 
-// place puts al where its state belongs: the list of what is held and the ring of recent allocations.
-func (s *state) place(al *book.Allocation) {
-	s.Place(al)
+// place puts al, which is in the state, where it belongs: the list of what is held and the ring of recent allocations.
+func (s *state) place(al *book.Allocation, state service.State) {
+	s.Place(al, state)
 	slot := &s.ring[al.Seq%ringSize]
 	if *slot == nil || (*slot).Seq <= al.Seq {
 		*slot = al

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/usageflow/usageflow-go-middleware/internal/wal"
@@ -71,19 +72,28 @@ type Store struct {
 	foldDone chan error
 	waiters  chan chan error // each waits until what there is is in the tables
 	ended    chan struct{}   // closed when the committer has ended
+	filled   chan *filter
+	toWrite  chan *decided
+	written  chan *decided // in the order of toWrite
 	wg       sync.WaitGroup
 
 	// Owned by the committer.
-	journal                *journal
+	unwritten              []*decided // what the writer has, the oldest first
+	round                  uint64     // counts failures of the writer
+	free                   []*decided
 	tables                 *tables
 	dirt                   dirt
 	folding                *foldJob
-	folded                 uint64 // the last journal row that the tables have
+	last, folded           uint64 // the last journal row that is finished, and that the tables have
 	waiting                []waiter
 	lookupKeys             []book.Key
+	filter, filling        *filter // of the keys in the tables; nil where there is none
 	commitAlarm, foldAlarm intake.Alarm
 
 	retireAlarm intake.Alarm // owned by the folder
+
+	journal *journal      // owned by the writer
+	mayTrim atomic.Uint64 // rows up to here are in the tables
 
 	mu      sync.RWMutex // written by the committer, read by queries
 	state   *state
@@ -123,6 +133,10 @@ func openOn(opts Options, log wal.Options) (*Store, error) {
 		foldDone: make(chan error, 1),
 		waiters:  make(chan chan error),
 		ended:    make(chan struct{}),
+		toWrite:  make(chan *decided, maxDecided),
+		written:  make(chan *decided, maxDecided),
+		filled:   make(chan *filter, 1),
+		round:    1,
 	}
 	ctx := context.Background()
 	if s.tables, err = openTables(ctx, filepath.Join(opts.Dir, "usageflow.db")); err != nil {
@@ -132,8 +146,9 @@ func openOn(opts Options, log wal.Options) (*Store, error) {
 		err = fmt.Errorf("read the ledger in %s: %w", opts.Dir, err)
 		return nil, errors.Join(err, s.tables.close(), unlock())
 	}
-	s.wg.Add(2)
+	s.wg.Add(3)
 	go s.committer(ctx)
+	go s.writer()
 	go s.folder(ctx)
 	return s, nil
 }
@@ -165,6 +180,7 @@ func (s *Store) restore(ctx context.Context, log wal.Options) error {
 	if s.journal, err = openJournal(log, s.folded, s.replay); err != nil {
 		return err
 	}
+	s.last = s.journal.last()
 	return s.restoreLists()
 }
 
@@ -243,7 +259,7 @@ func (s *Store) restoreLists() error {
 	}
 	slices.SortFunc(allocs, func(a, b *book.Allocation) int { return cmp.Compare(a.Seq, b.Seq) })
 	for _, al := range allocs {
-		s.state.place(al)
+		s.state.place(al, al.State)
 		if al.State != service.StateHeld && !al.Dirty {
 			delete(s.state.Allocations, al.Key)
 		}

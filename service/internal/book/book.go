@@ -37,12 +37,12 @@ func New(accounts int) *Book {
 // HeldCount is how many allocations are held.
 func (b *Book) HeldCount() int { return b.held.Len() }
 
-// Place brings the list of what is held up to date with al. What is placed first expires first.
-func (b *Book) Place(al *Allocation) {
+// Place brings the list of what is held up to date with al, which is in the state. What is placed first expires first.
+func (b *Book) Place(al *Allocation, state service.State) {
 	switch {
-	case al.State == service.StateHeld && al.elem == nil:
+	case state == service.StateHeld && al.elem == nil:
 		al.elem = b.held.PushBack(al)
-	case al.State != service.StateHeld && al.elem != nil:
+	case state != service.StateHeld && al.elem != nil:
 		b.held.Remove(al.elem)
 		al.elem = nil
 	}
@@ -78,6 +78,8 @@ type SavedAccount struct {
 type SavedAllocation struct {
 	*Allocation
 	IsNew bool
+	// After is the state in which the batch leaves it. A later batch may change it before this one is durable.
+	After service.State
 	old   Progress
 }
 
@@ -129,6 +131,13 @@ func (b *Batch) addAllocation(al *Allocation) {
 	book.Allocations[al.Key] = al
 	al.gen = b.gen
 	b.Allocations = append(b.Allocations, SavedAllocation{Allocation: al, IsNew: true})
+}
+
+// End must come after the batch's last change.
+func (b *Batch) End() {
+	for i := range b.Allocations {
+		b.Allocations[i].After = b.Allocations[i].State
+	}
 }
 
 // Undo takes back everything that the batch has changed. Numbers that were given away stay unused.

@@ -35,6 +35,7 @@ type schedule struct {
 	rng     *rand.Rand
 	now     time.Time
 	book    *book.Book
+	pending []pending
 	charged map[string]service.Micros // by id, of settlements that are durable
 	minute  service.Micros            // limits of the alias, which change
 	burst   service.Micros
@@ -62,6 +63,13 @@ func (s *schedule) limits() []service.Limit {
 type answer struct {
 	id      string
 	charged service.Micros
+}
+
+// pending is a batch that is decided and not durable yet, and what was there before it.
+type pending struct {
+	*book.Batch
+	before  map[string]any
+	answers []answer
 }
 
 func (s *schedule) batch() {
@@ -105,21 +113,37 @@ func (s *schedule) batch() {
 		}
 		answers = append(answers, answer{id, r.Amount})
 	}
-	if s.rng.IntN(5) == 0 { // the write fails: nothing of this has happened
-		b.Undo()
-		if after := s.snapshot(); !reflect.DeepEqual(before, after) {
-			s.Errorf("before %v\nafter Undo %v", before, after)
+	b.End()
+	s.pending = append(s.pending, pending{b, before, answers})
+	switch n := s.rng.IntN(10); {
+	case n == 0: // the write fails: nothing of these has happened
+		for len(s.pending) > 0 {
+			last := len(s.pending) - 1
+			s.pending[last].Undo()
+			if after := s.snapshot(); !reflect.DeepEqual(s.pending[last].before, after) {
+				s.Errorf("before %v\nafter Undo %v", s.pending[last].before, after)
+			}
+			s.pending = s.pending[:last]
 		}
-		s.check()
-		return
+	case n < 7:
+		s.keep()
 	}
-	for i := range b.Allocations {
-		s.book.Place(b.Allocations[i].Allocation)
-	}
-	for _, a := range answers {
-		s.charged[a.id] = a.charged
+	for len(s.pending) > 3 {
+		s.keep()
 	}
 	s.check()
+}
+
+// keep makes the oldest of the batches that are pending durable.
+func (s *schedule) keep() {
+	p := s.pending[0]
+	s.pending = s.pending[1:]
+	for i := range p.Allocations {
+		s.book.Place(p.Allocations[i].Allocation, p.Allocations[i].After)
+	}
+	for _, a := range p.answers {
+		s.charged[a.id] = a.charged
+	}
 }
 
 // snapshot is all that Undo has to bring back.
@@ -148,7 +172,7 @@ func (s *schedule) admitted(alias string) {
 
 // check compares the accounts with what the allocations add up to.
 func (s *schedule) check() {
-	total, held := map[string]service.Micros{}, map[string]service.Micros{}
+	total, held, holds := map[string]service.Micros{}, map[string]service.Micros{}, 0
 	inCounter := map[*book.Account]map[uint32]service.Micros{}
 	for _, al := range s.book.Allocations {
 		names := map[*book.Account]bool{al.Account: true}
@@ -162,11 +186,15 @@ func (s *schedule) check() {
 			}
 		}
 		if al.State == service.StateHeld {
+			holds++
 			for a := range names {
 				held[a.Name.Alias] += al.Reserved
 			}
 		}
 		total[al.Account.Name.Alias] += al.Charged
+	}
+	if listed := s.book.HeldCount(); len(s.pending) == 0 && listed != holds {
+		s.Errorf("%d are held, %d of them will expire", holds, listed)
 	}
 	for _, a := range s.book.Accounts {
 		if a.Held != held[a.Name.Alias] {

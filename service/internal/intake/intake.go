@@ -63,6 +63,7 @@ func Apply(b *book.Batch, ops []*Operation) {
 			op.swept, expired = expired, 0
 		}
 	}
+	b.End()
 }
 
 // Answer tells those who wait what has become of ops; where err is not nil, that none was carried out.

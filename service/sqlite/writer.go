@@ -1,0 +1,59 @@
+package sqlite
+
+import (
+	"errors"
+
+	"github.com/usageflow/usageflow-go-middleware/service/internal/book"
+	"github.com/usageflow/usageflow-go-middleware/service/internal/intake"
+)
+
+// maxDecided is how many batches may be decided and not durable yet.
+const maxDecided = 64
+
+// decided is a batch on its way to the journal. The committer makes it, the writer sets err, and the committer finishes it.
+type decided struct {
+	batch *book.Batch
+	ops   []*intake.Operation
+	row   []byte // for the journal; empty where the batch has changed nothing
+	round uint64
+	err   error
+}
+
+var errEarlierBatch = errors.New("a batch before this one could not be written")
+
+// writer makes decided batches durable, as many with one sync as there are; it is the second of the store's three goroutines. Batches
+// are decided on top of those before them, so where one fails, all others of its round do.
+func (s *Store) writer() {
+	defer s.wg.Done()
+	var failed uint64
+	group := make([]*decided, 0, maxDecided)
+	for d := range s.toWrite {
+		group = append(group[:0], d)
+		for len(group) < cap(group) && len(s.toWrite) > 0 {
+			group = append(group, <-s.toWrite)
+		}
+		err := errEarlierBatch
+		if group[0].round != failed {
+			err = s.write(group)
+		}
+		for _, d := range group {
+			if d.err = err; err != nil {
+				failed = d.round
+			}
+			s.written <- d
+		}
+	}
+}
+
+// write makes group durable, or nothing of it.
+func (s *Store) write(group []*decided) error {
+	s.journal.trimTo(s.mayTrim.Load())
+	for _, d := range group {
+		if len(d.row) > 0 {
+			if err := s.journal.append(d.row); err != nil {
+				return err
+			}
+		}
+	}
+	return s.journal.sync()
+}
