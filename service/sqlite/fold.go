@@ -143,11 +143,20 @@ func (s *Store) folder(ctx context.Context) {
 	defer s.wg.Done()
 	for j := range s.foldJobs {
 		err := s.tables.fold(ctx, j)
-		if err == nil && s.opts.Retention > 0 {
-			s.retireAlarm.Report(s.opts.Logger, "removing what is older than the retention", s.tables.retire(ctx, j.now.Add(-s.opts.Retention).UnixMilli()))
+		if err == nil {
+			s.retireAlarm.Report(s.opts.Logger, "putting away what is old", s.putAway(ctx, j.now))
 		}
 		s.foldDone <- err
 	}
+}
+
+// putAway removes, or makes smaller, some of what is old.
+func (s *Store) putAway(ctx context.Context, now time.Time) error {
+	err := s.tables.mergeHours(ctx, now.Add(-hourlyFor).UnixMilli())
+	if s.opts.Retention > 0 {
+		err = errors.Join(err, s.tables.retire(ctx, now.Add(-s.opts.Retention).UnixMilli()))
+	}
+	return err
 }
 
 var errNotFolded = errors.New("the journal could not be folded into the tables")

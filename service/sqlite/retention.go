@@ -2,6 +2,8 @@ package sqlite
 
 import (
 	"context"
+	"database/sql"
+	"errors"
 	"time"
 )
 
@@ -40,4 +42,57 @@ func (t *tables) retire(ctx context.Context, cutoff int64) error {
 		return err
 	}
 	return tx.Commit()
+}
+
+// hourlyFor is how long usage is kept by the hour; then it is kept by the day, for ever.
+const hourlyFor = 90 * 24 * time.Hour
+
+const dayMillis = 24 * 60 * 60 * 1000
+
+// mergeHours puts hours of days that ended before cutoff (Unix ms) together, a bit of one day at a time.
+func (t *tables) mergeHours(ctx context.Context, cutoff int64) error {
+	for t.merged+dayMillis <= cutoff {
+		var at int64
+		if err := t.db.QueryRowContext(ctx, `SELECT coalesce((SELECT at FROM usage WHERE at >= ?1 ORDER BY at LIMIT 1), ?2)`, t.merged, cutoff).Scan(&at); err != nil {
+			return err
+		}
+		day := at - at%dayMillis
+		if day+dayMillis > cutoff {
+			return nil
+		}
+		merged, err := t.mergeDay(ctx, day)
+		if err != nil || merged > 0 {
+			return err // the rest comes with the next fold
+		}
+		t.merged = day + dayMillis
+	}
+	return nil
+}
+
+// mergeDay adds some rows of later hours to those of the day's first one, and returns how many.
+func (t *tables) mergeDay(ctx context.Context, day int64) (int64, error) {
+	tx, err := t.db.BeginTx(ctx, nil)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = tx.Rollback() }() // after Commit it does nothing
+	const later = `FROM usage WHERE at > ?1 AND at < ?1 + 86400000`
+	end, ledger := day+dayMillis, int64(0)
+	err = tx.QueryRowContext(ctx, `SELECT at, ledger `+later+` ORDER BY at, ledger LIMIT 1 OFFSET ?2`, day, retireAtOnce).Scan(&end, &ledger)
+	if err != nil && !errors.Is(err, sql.ErrNoRows) {
+		return 0, err
+	}
+	const some = later + ` AND (at, ledger) < (?2, ?3)`
+	if _, err := tx.ExecContext(ctx, `INSERT INTO usage (`+usageColumns+`) SELECT ?1, ledger, amount, requests, voided, expired, flagged `+some+addUsage, day, end, ledger); err != nil {
+		return 0, err
+	}
+	gone, err := tx.ExecContext(ctx, `DELETE `+some, day, end, ledger)
+	if err != nil {
+		return 0, err
+	}
+	n, err := gone.RowsAffected()
+	if err != nil {
+		return 0, err
+	}
+	return n, tx.Commit()
 }

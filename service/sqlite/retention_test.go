@@ -90,3 +90,61 @@ func TestRetention(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// Usage is by the hour for 90 days, then by the day: nothing of it is lost, and the rows get fewer.
+func TestHoursBecomeDays(t *testing.T) {
+	clock := ledgertest.NewClock()
+	s := open(t, sqlite.Options{Now: clock.Now, FoldAfter: 1})
+	defer s.Close()
+	start := clock.Now().Truncate(24 * time.Hour)
+	n := 0
+	settle := func() {
+		t.Helper()
+		n++
+		if _, err := service.Settle(t.Context(), s, service.Settlement{Application: "a", Alias: fmt.Sprint("GET /", n%3), ID: fmt.Sprint(n), Amount: 1e6}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	read := func(bucket service.Window) (rows int, sum service.Usage) {
+		t.Helper()
+		err := s.Usage(t.Context(), service.UsageQuery{From: start, To: start.Add(3 * 24 * time.Hour), Bucket: bucket}, func(u service.Usage) error {
+			rows++
+			sum.Amount += u.Amount
+			sum.Requests += u.Requests
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return rows, sum
+	}
+	for clock.Now().Before(start.Add(50 * time.Hour)) {
+		for range 6 {
+			settle()
+		}
+		clock.Move(time.Hour)
+	}
+	hours, before := read(service.WindowHour)
+	days, _ := read(service.WindowDay)
+	if hours < 3*24 || days != 9 {
+		t.Fatalf("%d rows by the hour, %d by the day", hours, days)
+	}
+	clock.Move(91 * 24 * time.Hour)
+	for range 20 { // each fold does some of it
+		settle()
+	}
+	hours, after := read(service.WindowHour)
+	if hours >= 3*24 || after != before {
+		t.Errorf("%d rows by the hour are left, sums %+v, before %+v", hours, after, before)
+	}
+	if again, sum := read(service.WindowDay); again != days || sum != before {
+		t.Errorf("%d rows by the day, before %d; sums %+v, before %+v", again, days, sum, before)
+	}
+	clock.Move(24 * time.Hour * 3)
+	for range 20 {
+		settle()
+	}
+	if hours, sum := read(service.WindowHour); hours != days || sum != before {
+		t.Errorf("%d rows for %d days of ledgers, sums %+v, before %+v", hours, days, sum, before)
+	}
+}

@@ -50,7 +50,7 @@ CREATE TABLE allocations (
 CREATE INDEX held ON allocations (seq) WHERE state = 0;
 CREATE TABLE allocation_keys (key BLOB PRIMARY KEY, seq INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE usage (
-	at       INTEGER NOT NULL, -- the beginning of the hour
+	at       INTEGER NOT NULL, -- the beginning of the hour, later on of the day
 	ledger   INTEGER NOT NULL,
 	amount   INTEGER NOT NULL,
 	requests INTEGER NOT NULL, -- settled, with an amount
@@ -68,6 +68,9 @@ const (
 	ledgerColumns     = "num, app, alias, held, total, touched, epochs, last, counters"
 	allocationColumns = "seq, key, ledger, id, reserved, reserved_at, age, prev, detail, state, flags, charged, ended_at, meta"
 	usageColumns      = "at, ledger, amount, requests, voided, expired, flagged"
+	addUsage          = ` ON CONFLICT (at, ledger) DO UPDATE SET
+		amount = CASE WHEN amount > 9223372036854775807 - excluded.amount THEN 9223372036854775807 ELSE amount + excluded.amount END,
+		requests = requests + excluded.requests, voided = voided + excluded.voided, expired = expired + excluded.expired, flagged = flagged + excluded.flagged`
 	// rowsPerStatement is how many rows one INSERT carries, and how many keys one lookup asks for.
 	rowsPerStatement = 32
 )
@@ -85,6 +88,7 @@ type tables struct {
 	wall                         int64
 	hasAllocs                    bool   // set at open and by the committer after a fold
 	firstSeq                     uint64 // the oldest allocation's, at open
+	merged                       int64  // usage before is by the day already, Unix ms; the folder's
 	lookupArgs                   []any
 }
 
@@ -123,9 +127,7 @@ func (t *tables) prepare(ctx context.Context) error {
 	t.allocs = inserter{into: "INSERT OR REPLACE INTO allocations", columns: allocationColumns}
 	t.keys = inserter{into: "INSERT OR REPLACE INTO allocation_keys", columns: "key, seq"}
 	t.outbox = inserter{into: "INSERT INTO outbox", columns: "seq"}
-	t.usage = inserter{into: "INSERT INTO usage", columns: usageColumns, conflict: ` ON CONFLICT (at, ledger) DO UPDATE SET
-		amount = CASE WHEN amount > 9223372036854775807 - excluded.amount THEN 9223372036854775807 ELSE amount + excluded.amount END, requests = requests + excluded.requests, voided = voided + excluded.voided,
-		expired = expired + excluded.expired, flagged = flagged + excluded.flagged`}
+	t.usage = inserter{into: "INSERT INTO usage", columns: usageColumns, conflict: addUsage}
 	return err
 }
 
