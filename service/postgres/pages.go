@@ -195,9 +195,10 @@ const (
 	oldAllocationsSQL = `UPDATE usageflow.allocations AS a SET state = new.state, flags = new.flags, charged = new.charged, ended_at = new.ended_at, meta = nullif(new.meta, '')
 		FROM unnest($1::bigint[], $2::smallint[], $3::smallint[], $4::bigint[], $5::bigint[], $6::text[]) AS new (seq, state, flags, charged, ended_at, meta)
 		WHERE a.seq = new.seq`
-	usageSQL = `INSERT INTO usageflow.usage AS u SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[])
-		ON CONFLICT (at, ledger) DO UPDATE SET amount = least(9223372036854775807, u.amount::numeric + excluded.amount)::bigint, requests = u.requests + excluded.requests, voided = u.voided + excluded.voided,
-			expired = u.expired + excluded.expired, flagged = u.flagged + excluded.flagged`
+	usageSQL = `INSERT INTO usageflow.usage AS u SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[])` + addUsageSQL
+	// addUsageSQL adds a row to the one that is there; a sum goes up to what a bigint can be.
+	addUsageSQL = ` ON CONFLICT (at, ledger) DO UPDATE SET amount = least(9223372036854775807, u.amount::numeric + excluded.amount)::bigint,
+		requests = u.requests + excluded.requests, voided = u.voided + excluded.voided, expired = u.expired + excluded.expired, flagged = u.flagged + excluded.flagged`
 	outboxSQL   = `INSERT INTO usageflow.outbox (seq) SELECT seq FROM unnest($1::bigint[]) WITH ORDINALITY AS new (seq, n) ORDER BY n`
 	setClockSQL = `UPDATE usageflow.clock SET next_seq = $1, next_ledger = $2, ledgers = $3, held = $4`
 )

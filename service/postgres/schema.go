@@ -60,7 +60,7 @@ CREATE TABLE usageflow.allocations (
 CREATE UNIQUE INDEX allocations_key ON usageflow.allocations (key);
 CREATE INDEX allocations_held ON usageflow.allocations (age, seq) WHERE state = 0;
 CREATE TABLE usageflow.usage (
-	at       bigint NOT NULL, -- the beginning of the hour
+	at       bigint NOT NULL, -- the beginning of the hour, later on of the day
 	ledger   bigint NOT NULL,
 	amount   bigint NOT NULL,
 	requests bigint NOT NULL,

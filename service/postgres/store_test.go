@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/usageflow/usageflow-go-middleware/internal/pgtest"
 	"github.com/usageflow/usageflow-go-middleware/service"
 	"github.com/usageflow/usageflow-go-middleware/service/documenttest"
@@ -48,4 +50,37 @@ func TestDocument(t *testing.T) {
 		url := cluster.Database(t)
 		return func() documenttest.Store { return open(t, postgres.Options{URL: url}) }
 	})
+}
+
+// Usage of long ago is by the day: nothing of it is lost, and later days stay by the hour.
+func TestHoursBecomeDays(t *testing.T) {
+	url := pgtest.Start(t).Database(t)
+	s := open(t, postgres.Options{URL: url})
+	defer s.Close()
+	if _, err := service.Settle(t.Context(), s, settlement("a", "GET /x", "1", 1)); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(t.Context())
+	const day = 24 * 3600 * 1000
+	if _, err := conn.Exec(t.Context(), `INSERT INTO usageflow.usage SELECT d * 86400000::bigint + h * 3600000, 1, 10, 1, 2, 3, 1 FROM generate_series(100, 102) AS d, generate_series(0, 23) AS h`); err != nil {
+		t.Fatal(err)
+	}
+	for range 5 {
+		if err := s.MergeHours(t.Context(), 102*day); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, want := range []struct{ day, rows, amount, voided int64 }{{100, 1, 240, 48}, {101, 1, 240, 48}, {102, 24, 240, 48}} {
+		var rows, amount, voided int64
+		if err := conn.QueryRow(t.Context(), `SELECT count(*), sum(amount), sum(voided) FROM usageflow.usage WHERE at >= $1 AND at < $2`, want.day*day, (want.day+1)*day).Scan(&rows, &amount, &voided); err != nil {
+			t.Fatal(err)
+		}
+		if rows != want.rows || amount != want.amount || voided != want.voided {
+			t.Errorf("day %d: %d rows, amount %d, voided %d", want.day, rows, amount, voided)
+		}
+	}
 }

@@ -1,0 +1,6 @@
+package postgres
+
+import "context"
+
+// MergeHours is the janitor's.
+func (s *Store) MergeHours(ctx context.Context, cutoff int64) error { return s.mergeHours(ctx, cutoff) }

@@ -1,0 +1,96 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// janitorInterval is how often what is too old is looked for, and retireAtOnce how many allocations go at a time.
+const (
+	janitorInterval = 5 * time.Second
+	retireAtOnce    = 10_000
+)
+
+// janitor removes, or makes smaller, what is old.
+func (s *Store) janitor() {
+	defer s.wg.Done()
+	tick := time.NewTicker(janitorInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-s.closing:
+			return
+		}
+		ctx, cancel := context.WithTimeout(s.ctx, janitorInterval)
+		s.retireAlarm.Report(s.opts.Logger, "putting away what is old", s.putAway(ctx))
+		cancel()
+	}
+}
+
+func (s *Store) putAway(ctx context.Context) error {
+	now, err := s.moment(ctx)
+	if err != nil {
+		return err
+	}
+	err = s.mergeHours(ctx, now.Wall.Add(-hourlyFor).UnixMilli())
+	if s.opts.Retention > 0 {
+		err = errors.Join(err, s.retire(ctx, now.Wall.Add(-s.opts.Retention).UnixMilli()))
+	}
+	return err
+}
+
+// retire removes allocations that were reserved before cutoff (Unix ms), are over, and have been exported. What
+// they add up to stays.
+func (s *Store) retire(ctx context.Context, cutoff int64) error {
+	return pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		// Nothing is decided meanwhile: a settlement of what goes would be lost.
+		if _, err := tx.Exec(ctx, lockSQL); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, `DELETE FROM usageflow.allocations WHERE seq IN (
+		SELECT seq FROM (SELECT seq, reserved_at, ended_at, state FROM usageflow.allocations
+			WHERE seq < coalesce((SELECT min(seq) FROM usageflow.outbox), 9223372036854775807) ORDER BY seq LIMIT $2) AS oldest
+		WHERE reserved_at < $1 AND ended_at < $1 AND state <> 0)`, cutoff, retireAtOnce)
+		return err
+	})
+}
+
+// hourlyFor is how long usage is kept by the hour; then it is kept by the day, for ever.
+const hourlyFor = 90 * 24 * time.Hour
+
+const dayMillis = 24 * 60 * 60 * 1000
+
+// mergeSQL adds some rows of a day's later hours to those of its first one. One replica does it at a time.
+const mergeSQL = `WITH gone AS (
+		DELETE FROM usageflow.usage AS u USING (
+			SELECT at, ledger FROM usageflow.usage
+			WHERE at > $1 AND at < $1 + 86400000 AND pg_try_advisory_xact_lock(hashtextextended('usageflow hours', 0))
+			ORDER BY at, ledger LIMIT $2) AS later
+		WHERE u.at = later.at AND u.ledger = later.ledger RETURNING u.*)
+	INSERT INTO usageflow.usage AS u
+	SELECT $1::bigint, ledger, least(9223372036854775807, sum(amount))::bigint, sum(requests)::bigint, sum(voided)::bigint, sum(expired)::bigint, sum(flagged)::bigint
+	FROM gone GROUP BY ledger` + addUsageSQL
+
+// mergeHours puts hours of days that ended before cutoff (Unix ms) together, a bit of one day at a time.
+func (s *Store) mergeHours(ctx context.Context, cutoff int64) error {
+	for s.merged+dayMillis <= cutoff {
+		var at int64
+		if err := s.pool.QueryRow(ctx, `SELECT coalesce((SELECT at FROM usageflow.usage WHERE at >= $1 ORDER BY at LIMIT 1), $2)`, s.merged, cutoff).Scan(&at); err != nil {
+			return err
+		}
+		day := at - at%dayMillis
+		if day+dayMillis > cutoff {
+			return nil
+		}
+		tag, err := s.pool.Exec(ctx, mergeSQL, day, retireAtOnce)
+		if err != nil || tag.RowsAffected() > 0 {
+			return err // the rest comes next time
+		}
+		s.merged = day + dayMillis
+	}
+	return nil
+}
