@@ -55,17 +55,21 @@ const (
 	lockSQL  = `SELECT 1 FROM usageflow.clock FOR UPDATE`
 	clockSQL = `UPDATE usageflow.clock SET age = age + greatest(0, CASE WHEN wall = 0 THEN 0 ELSE ` + nowSQL + ` - wall END), wall = greatest(wall, ` + nowSQL + `)
 		RETURNING age, wall, next_seq, next_ledger, ledgers, held, ` + nowSQL + `, EXISTS (SELECT 1 FROM usageflow.exports)`
-	// Every row is found by an index, whatever the planner thinks of tables that were empty when it looked at them; and
-	// nothing is compiled, which takes longer than the statements do. A statement that nobody waits for any more ends, and lets go of the lock.
-	plansSQL = `SELECT set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true),
-		set_config('plan_cache_mode', 'force_generic_plan', true), set_config('jit', 'off', true),
-		set_config('statement_timeout', $1, true)`
-	// The $3 oldest of the allocations that have been held for $2, but for those of the keys $1.
-	expiredSQL = `FROM usageflow.allocations WHERE state = 0 AND age <= (SELECT age FROM usageflow.clock) - $2 AND NOT key = ANY ($1) ORDER BY age, seq LIMIT $3`
+	// Plans are made once, perhaps of tables that are empty, and must do for large ones: every row is found by an index, what
+	// is joined is hashed, and no process or compiler is started, which takes longer than the statements do.
+	// A statement that nobody waits for any more ends, and lets go of the lock.
+	plansSQL = `SELECT set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),
+		set_config('enable_nestloop', 'off', true), set_config('enable_mergejoin', 'off', true),
+		set_config('max_parallel_workers_per_gather', '0', true), set_config('jit', 'off', true),
+		set_config('plan_cache_mode', 'force_generic_plan', true), set_config('statement_timeout', $1, true)`
+	// The $3 oldest of the allocations that have been held for $2.
+	expiredSQL = `FROM usageflow.allocations WHERE state = 0 AND age <= (SELECT age FROM usageflow.clock) - $2 ORDER BY age, seq LIMIT $3`
+	// A ledger comes twice that is both named and held in. The array keeps this from being a join, of which the planner may begin with all ledgers.
 	ledgersSQL = `SELECT ` + ledgerColumns + ` FROM usageflow.ledgers WHERE name = ANY ($4)
-		UNION SELECT ` + ledgerColumns + ` FROM usageflow.ledgers WHERE num IN (
+		UNION ALL SELECT ` + ledgerColumns + ` FROM usageflow.ledgers WHERE num = ANY (ARRAY(
 			SELECT unnest(ledger || held_in) FROM usageflow.allocations WHERE key = ANY ($1)
-			UNION SELECT unnest(ledger || held_in) FROM (SELECT ledger, held_in ` + expiredSQL + `) AS expired)`
+			UNION SELECT unnest(ledger || held_in) FROM (SELECT ledger, held_in ` + expiredSQL + `) AS expired))`
+	// An allocation comes twice that is both named and expired.
 	allocationsSQL = `SELECT ` + allocationColumns + ` FROM usageflow.allocations WHERE key = ANY ($1)
 		UNION ALL (SELECT ` + allocationColumns + ` ` + expiredSQL + `)`
 )
@@ -116,8 +120,10 @@ func (p *pages) readLedgers(rows pgx.Rows) error {
 		if err != nil {
 			return err
 		}
-		p.book.Accounts[a.Name] = a
-		p.byNum[a.Num] = a
+		if p.byNum[a.Num] == nil {
+			p.book.Accounts[a.Name] = a
+			p.byNum[a.Num] = a
+		}
 	}
 	return rows.Err()
 }
@@ -141,6 +147,9 @@ func (p *pages) readAllocations(rows pgx.Rows) error {
 		coded, err := scanAllocation(rows)
 		if err != nil {
 			return err
+		}
+		if p.book.Allocations[coded.Key] != nil {
+			continue
 		}
 		al, err := coded.Link(func(num uint32) *book.Account { return p.byNum[num] })
 		if err != nil {
@@ -194,7 +203,7 @@ const (
 			AS new (seq, key, ledger, id, reserved, reserved_at, age, prev, detail, held_in, state, flags, charged, ended_at, meta)`
 	oldAllocationsSQL = `UPDATE usageflow.allocations AS a SET state = new.state, flags = new.flags, charged = new.charged, ended_at = new.ended_at, meta = nullif(new.meta, '')
 		FROM unnest($1::bigint[], $2::smallint[], $3::smallint[], $4::bigint[], $5::bigint[], $6::text[]) AS new (seq, state, flags, charged, ended_at, meta)
-		WHERE a.seq = new.seq`
+		WHERE a.seq = ANY ($1) AND a.seq = new.seq`
 	usageSQL = `INSERT INTO usageflow.usage AS u SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[])
 		ON CONFLICT (at, ledger) DO UPDATE SET amount = least(9223372036854775807, u.amount::numeric + excluded.amount)::bigint, requests = u.requests + excluded.requests, voided = u.voided + excluded.voided,
 			expired = u.expired + excluded.expired, flagged = u.flagged + excluded.flagged`
