@@ -96,11 +96,11 @@ func (s *Store) decide(ctx context.Context, conn *pgxpool.Conn, ops []*intake.Op
 	}
 	b := pages.book.Begin()
 	intake.Apply(b, ops)
-	pages.clock.held += b.HeldDelta()
+	pages.held += b.HeldDelta()
 	if err := pages.write(ctx, conn, b); err != nil {
 		return outcome{}, err
 	}
-	return outcome{b.Counted, !b.Empty(), int(pages.clock.held), pages.book.Size}, nil
+	return outcome{b.Counted, !b.Empty(), int(pages.held), pages.book.Size}, nil
 }
 
 func (s *Store) count(o outcome, ops int, err error) {

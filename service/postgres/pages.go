@@ -28,15 +28,9 @@ const (
 // pages are what one transaction has read: the book of the ledgers and allocations that it needs.
 type pages struct {
 	book      *book.Book
-	clock     clockRow
 	byNum     map[uint32]*book.Account
-	exporting bool // there are exports, which want to see settlements
-}
-
-// clockRow is the row of the table clock.
-type clockRow struct {
-	age, wall                          int64 // µs
-	nextSeq, nextLedger, ledgers, held int64
+	held      int64 // how many allocations are held, in the book or not
+	exporting bool  // there are exports, which want to see settlements
 }
 
 // nowParam is the time for the database, NULL where it has its own.
@@ -53,20 +47,24 @@ const nowSQL = `coalesce($1::bigint, (extract(epoch FROM clock_timestamp()) * 10
 
 const (
 	lockSQL  = `SELECT 1 FROM usageflow.clock FOR UPDATE`
-	clockSQL = `UPDATE usageflow.clock SET age = age + greatest(0, CASE WHEN wall = 0 THEN 0 ELSE ` + nowSQL + ` - wall END), wall = greatest(wall, ` + nowSQL + `)
-		RETURNING age, wall, next_seq, next_ledger, ledgers, held, ` + nowSQL + `, EXISTS (SELECT 1 FROM usageflow.exports)`
-	// Every row is found by an index, whatever the planner thinks of tables that were empty when it looked at them; and
-	// nothing is compiled, which takes longer than the statements do. A statement that nobody waits for any more ends, and lets go of the lock.
-	plansSQL = `SELECT set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true),
-		set_config('plan_cache_mode', 'force_generic_plan', true), set_config('jit', 'off', true),
-		set_config('statement_timeout', $1, true)`
-	// The $3 oldest of the allocations that have been held for $2, but for those of the keys $1.
-	expiredSQL = `FROM usageflow.allocations WHERE state = 0 AND age <= (SELECT age FROM usageflow.clock) - $2 AND NOT key = ANY ($1) ORDER BY age, seq LIMIT $3`
-	ledgersSQL = `SELECT ` + ledgerColumns + ` FROM usageflow.ledgers WHERE name = ANY ($4)
-		UNION SELECT ` + ledgerColumns + ` FROM usageflow.ledgers WHERE num IN (
-			SELECT unnest(ledger || held_in) FROM usageflow.allocations WHERE key = ANY ($1)
-			UNION SELECT unnest(ledger || held_in) FROM (SELECT ledger, held_in ` + expiredSQL + `) AS expired)`
-	allocationsSQL = `SELECT ` + allocationColumns + ` FROM usageflow.allocations WHERE key = ANY ($1)
+	clockSQL = `SELECT age, wall, next_seq, next_ledger, ledgers, held, ` + nowSQL + `, EXISTS (SELECT 1 FROM usageflow.exports) FROM usageflow.clock`
+	// Plans are made once, perhaps of tables that are empty, and must do for large ones: every row is found by an index, what
+	// is joined is hashed, and no process or compiler is started, which takes longer than the statements do.
+	// A statement that nobody waits for any more ends, and lets go of the lock.
+	plansSQL = `SELECT set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),
+		set_config('enable_nestloop', 'off', true), set_config('enable_mergejoin', 'off', true),
+		set_config('max_parallel_workers_per_gather', '0', true), set_config('jit', 'off', true),
+		set_config('plan_cache_mode', 'force_generic_plan', true), set_config('statement_timeout', $1, true)`
+	// The $3 oldest of the allocations that have been held for the time $2, a moment later than in the batch.
+	expiredSQL = `FROM usageflow.allocations WHERE state = 0 AND age <= (SELECT age + greatest(0, ` + nowSQL + ` - wall) FROM usageflow.clock) - $2
+		ORDER BY age, seq LIMIT $3`
+	// A ledger comes twice that is both named and held in. The array keeps this from being a join, of which the planner may begin with all ledgers.
+	ledgersSQL = `SELECT ` + ledgerColumns + ` FROM usageflow.ledgers WHERE name = ANY ($5)
+		UNION ALL SELECT ` + ledgerColumns + ` FROM usageflow.ledgers WHERE num = ANY (ARRAY(
+			SELECT unnest(ledger || held_in) FROM usageflow.allocations WHERE key = ANY ($4)
+			UNION SELECT unnest(ledger || held_in) FROM (SELECT ledger, held_in ` + expiredSQL + `) AS expired))`
+	// An allocation comes twice that is both named and expired.
+	allocationsSQL = `SELECT ` + allocationColumns + ` FROM usageflow.allocations WHERE key = ANY ($4)
 		UNION ALL (SELECT ` + allocationColumns + ` ` + expiredSQL + `)`
 )
 
@@ -92,22 +90,27 @@ func (s *Store) read(ctx context.Context, conn *pgxpool.Conn, ops []*intake.Oper
 	batch.Queue(`BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE`) // each statement sees what was committed before the lock was had
 	batch.Queue(plansSQL, strconv.FormatInt(s.opts.Timeout.Milliseconds(), 10))
 	batch.Queue(lockSQL)
-	batch.Queue(clockSQL, s.nowParam()).QueryRow(func(row pgx.Row) error {
-		var now int64
-		c := &p.clock
-		if err := row.Scan(&c.age, &c.wall, &c.nextSeq, &c.nextLedger, &c.ledgers, &c.held, &now, &p.exporting); err != nil {
-			return err
-		}
-		p.book.Clock = book.Clock{Now: func() time.Time { return time.UnixMicro(now) }, Age: time.Duration(c.age) * time.Microsecond, Last: time.UnixMicro(c.wall)}
-		p.book.NextSeq, p.book.NextNum, p.book.Size = uint64(c.nextSeq), uint32(c.nextLedger), int(c.ledgers)
-		return nil
-	})
-	batch.Queue(ledgersSQL, keys, hold, expireAtOnce, names).Query(func(rows pgx.Rows) error { return p.readLedgers(rows) })
-	batch.Queue(allocationsSQL, keys, hold, expireAtOnce).Query(func(rows pgx.Rows) error { return p.readAllocations(rows) })
+	now := s.nowParam()
+	batch.Queue(clockSQL, now).QueryRow(p.readClock)
+	batch.Queue(ledgersSQL, now, hold, expireAtOnce, keys, names).Query(func(rows pgx.Rows) error { return p.readLedgers(rows) })
+	batch.Queue(allocationsSQL, now, hold, expireAtOnce, keys).Query(func(rows pgx.Rows) error { return p.readAllocations(rows) })
 	if err := conn.SendBatch(ctx, &batch).Close(); err != nil {
 		return nil, err
 	}
 	return p, nil
+}
+
+func (p *pages) readClock(row pgx.Row) error {
+	var age, wall, nextSeq, nextLedger, ledgers, now int64
+	if err := row.Scan(&age, &wall, &nextSeq, &nextLedger, &ledgers, &p.held, &now, &p.exporting); err != nil {
+		return err
+	}
+	p.book.Clock = book.Clock{Now: func() time.Time { return time.UnixMicro(now) }, Age: time.Duration(age) * time.Microsecond}
+	if wall > 0 {
+		p.book.Clock.Last = time.UnixMicro(wall)
+	}
+	p.book.NextSeq, p.book.NextNum, p.book.Size = uint64(nextSeq), uint32(nextLedger), int(ledgers)
+	return nil
 }
 
 func (p *pages) readLedgers(rows pgx.Rows) error {
@@ -116,8 +119,10 @@ func (p *pages) readLedgers(rows pgx.Rows) error {
 		if err != nil {
 			return err
 		}
-		p.book.Accounts[a.Name] = a
-		p.byNum[a.Num] = a
+		if p.byNum[a.Num] == nil {
+			p.book.Accounts[a.Name] = a
+			p.byNum[a.Num] = a
+		}
 	}
 	return rows.Err()
 }
@@ -141,6 +146,9 @@ func (p *pages) readAllocations(rows pgx.Rows) error {
 		coded, err := scanAllocation(rows)
 		if err != nil {
 			return err
+		}
+		if p.book.Allocations[coded.Key] != nil {
+			continue
 		}
 		al, err := coded.Link(func(num uint32) *book.Account { return p.byNum[num] })
 		if err != nil {
@@ -194,13 +202,13 @@ const (
 			AS new (seq, key, ledger, id, reserved, reserved_at, age, prev, detail, held_in, state, flags, charged, ended_at, meta)`
 	oldAllocationsSQL = `UPDATE usageflow.allocations AS a SET state = new.state, flags = new.flags, charged = new.charged, ended_at = new.ended_at, meta = nullif(new.meta, '')
 		FROM unnest($1::bigint[], $2::smallint[], $3::smallint[], $4::bigint[], $5::bigint[], $6::text[]) AS new (seq, state, flags, charged, ended_at, meta)
-		WHERE a.seq = new.seq`
+		WHERE a.seq = ANY ($1) AND a.seq = new.seq`
 	usageSQL = `INSERT INTO usageflow.usage AS u SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[])` + addUsageSQL
 	// addUsageSQL adds a row to the one that is there; a sum goes up to what a bigint can be.
 	addUsageSQL = ` ON CONFLICT (at, ledger) DO UPDATE SET amount = least(9223372036854775807, u.amount::numeric + excluded.amount)::bigint,
 		requests = u.requests + excluded.requests, voided = u.voided + excluded.voided, expired = u.expired + excluded.expired, flagged = u.flagged + excluded.flagged`
 	outboxSQL   = `INSERT INTO usageflow.outbox (seq) SELECT seq FROM unnest($1::bigint[]) WITH ORDINALITY AS new (seq, n) ORDER BY n`
-	setClockSQL = `UPDATE usageflow.clock SET next_seq = $1, next_ledger = $2, ledgers = $3, held = $4`
+	setClockSQL = `UPDATE usageflow.clock SET age = $1, wall = $2, next_seq = $3, next_ledger = $4, ledgers = $5, held = $6`
 )
 
 // write writes what b has changed and commits.
@@ -223,9 +231,8 @@ func (p *pages) write(ctx context.Context, conn *pgxpool.Conn, b *book.Batch) er
 	if p.exporting && len(settled) > 0 {
 		batch.Queue(outboxSQL, settled)
 	}
-	if !b.Empty() {
-		batch.Queue(setClockSQL, int64(p.book.NextSeq), int64(p.book.NextNum), int64(p.book.Size), p.clock.held)
-	}
+	// Also where nothing else has changed: the time until now has passed.
+	batch.Queue(setClockSQL, p.book.Clock.Age.Microseconds(), p.book.Clock.Last.UnixMicro(), int64(p.book.NextSeq), int64(p.book.NextNum), int64(p.book.Size), p.held)
 	committed := errors.New("the transaction was rolled back")
 	var tag string
 	batch.Queue(`COMMIT`).Exec(func(ct pgCommandTag) error {

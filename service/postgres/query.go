@@ -49,7 +49,7 @@ func (s *Store) Find(ctx context.Context, application, alias string) (service.Le
 
 // orders are the SQL of the orders that ledgers can have. What a limit had counted is nothing once it was reset ($1 is now).
 var orders = map[service.LedgerSort]string{
-	service.SortRecent: ``,
+	service.SortRecent: `minute DESC, `, // as the index has it
 	service.SortAlias:  `alias COLLATE "C", app COLLATE "C", `,
 	service.SortUsed:   `CASE WHEN resets_at BETWEEN 1 AND $1 THEN 0 ELSE used_now END DESC, `,
 	service.SortHeld:   `CASE WHEN resets_at BETWEEN 1 AND $1 THEN 0 ELSE held_now END DESC, `,

@@ -72,6 +72,12 @@ CREATE TABLE usageflow.usage (
 CREATE TABLE usageflow.outbox (n bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY, seq bigint NOT NULL);
 CREATE TABLE usageflow.exports (name text PRIMARY KEY, delivered bigint NOT NULL);
 CREATE TABLE usageflow.document (version bigint NOT NULL, data bytea NOT NULL);
+`, `
+-- A row of which no index changes is updated in its page alone. A ledger's index changes with the minute, not with each batch:
+-- otherwise all versions of a hot one are looked at in each, as long as any transaction in the database may see them.
+DROP INDEX usageflow.ledgers_touched;
+ALTER TABLE usageflow.ledgers ADD COLUMN minute bigint NOT NULL GENERATED ALWAYS AS (touched / 60000) STORED;
+CREATE INDEX ledgers_minute ON usageflow.ledgers (minute);
 `}
 
 // migrationLock is the advisory lock of those who bring the schema to the newest version ("usageflo" in ASCII).
