@@ -116,7 +116,7 @@ func (p *pages) readLedgers(rows pgx.Rows) error {
 		if err != nil {
 			return err
 		}
-		p.book.Accounts[a.Name] = a
+		p.book.AddAccount(a)
 		p.byNum[a.Num] = a
 	}
 	return rows.Err()
@@ -146,7 +146,7 @@ func (p *pages) readAllocations(rows pgx.Rows) error {
 		if err != nil {
 			return err
 		}
-		p.book.Allocations[al.Key] = al
+		p.book.AddAllocation(al)
 		if al.State == service.StateHeld {
 			held = append(held, al)
 		}

@@ -111,7 +111,7 @@ func (s *Store) lookup(ctx context.Context, b *book.Batch, ops []*intake.Operati
 	}
 	keys := s.lookupKeys[:0]
 	for _, op := range ops {
-		if !op.IsSweep() && s.state.Allocations[op.Key] == nil {
+		if !op.IsSweep() && s.state.Allocation(op.Key) == nil {
 			keys = append(keys, op.Key)
 		}
 	}

@@ -42,6 +42,7 @@ func (s *state) number(a *book.Account) {
 
 // keep brings the lists up to date with a batch that is durable.
 func (s *state) keep(b *book.Batch) {
+	b.Keep()
 	for i := range b.Accounts {
 		a := b.Accounts[i].Account
 		if !a.Named {

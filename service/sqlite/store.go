@@ -148,7 +148,7 @@ func (s *Store) restore(ctx context.Context) error {
 }
 
 func (s *Store) restoreAccount(a *book.Account) {
-	s.state.Accounts[a.Name] = a
+	s.state.AddAccount(a)
 	s.state.number(a)
 	s.state.NextNum = max(s.state.NextNum, a.Num+1)
 	s.state.NextSeq = max(s.state.NextSeq, a.Last+1) // its allocations may be gone
@@ -161,7 +161,7 @@ func (s *Store) restoreAllocation(coded *book.Coded) error {
 	if err != nil {
 		return err
 	}
-	s.state.Allocations[al.Key] = al
+	s.state.AddAllocation(al)
 	s.state.NextSeq = max(s.state.NextSeq, al.Seq+1)
 	return nil
 }
@@ -181,7 +181,7 @@ func (s *Store) replay(r *row) error {
 		s.dirt.addAccount(a)
 	}
 	for _, coded := range r.allocs {
-		al := s.state.Allocations[coded.Key]
+		al := s.state.Allocation(coded.Key)
 		if al != nil {
 			al.Progress = coded.Progress
 		} else if err := s.restoreAllocation(coded); err != nil {
@@ -196,21 +196,15 @@ func (s *Store) replay(r *row) error {
 
 // restoreLists builds the lists in the orders that they keep.
 func (s *Store) restoreLists() error {
-	allocs := make([]*book.Allocation, 0, len(s.state.Allocations))
-	for _, al := range s.state.Allocations {
-		allocs = append(allocs, al)
-	}
+	allocs := slices.Collect(s.state.Allocations)
 	slices.SortFunc(allocs, func(a, b *book.Allocation) int { return cmp.Compare(a.Seq, b.Seq) })
 	for _, al := range allocs {
 		s.state.place(al)
 		if al.State != service.StateHeld && !al.Dirty {
-			delete(s.state.Allocations, al.Key)
+			s.state.RemoveAllocation(al.Key)
 		}
 	}
-	accounts := make([]*book.Account, 0, len(s.state.Accounts))
-	for _, a := range s.state.Accounts {
-		accounts = append(accounts, a)
-	}
+	accounts := slices.Collect(s.state.Accounts)
 	slices.SortFunc(accounts, func(a, b *book.Account) int { return cmp.Compare(a.Touched, b.Touched) })
 	for _, a := range accounts {
 		s.state.touch(a)

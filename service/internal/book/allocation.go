@@ -1,7 +1,6 @@
 package book
 
 import (
-	"container/list"
 	"crypto/sha256"
 	"encoding/json"
 	"time"
@@ -42,8 +41,11 @@ type Allocation struct {
 
 	InTables bool // a store's note: it has been folded
 	Dirty    bool // another: it has changed since
-	elem     *list.Element
-	gen      uint64
+	placed   bool // is in the list of what is held
+	saved    bool // the batch that is on has saved it
+
+	newer, older *Allocation // neighbours in that list
+	next         *Allocation // in the chain of the index
 }
 
 // Hold says that an amount is held in the counter of an account that has the epoch.

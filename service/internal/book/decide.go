@@ -60,13 +60,13 @@ func (b *Batch) open(name Name, limits []service.Limit, follow bool) error {
 }
 
 func (b *Batch) openOne(name Name, limits []service.Limit, ledger string, follow bool) error {
-	a := b.book.Accounts[name]
+	a := b.book.Account(name)
 	switch {
 	case a == nil:
 		if b.book.Size+len(b.fresh) >= b.book.MaxAccounts {
 			return service.ErrTooManyLedgers
 		}
-		a = &Account{Name: name, gen: b.gen} // so that nothing saves it before addAccount does
+		a = &Account{Name: name, saved: true} // so that nothing saves it before addAccount does
 		a.follow(b, limits, ledger)
 		b.fresh = append(b.fresh, a)
 	case follow:
@@ -217,8 +217,8 @@ func (a *Account) use(m *Moment, amount service.Micros) {
 // charge ends a held or expired allocation. What was reserved counts where it was held, what is above it in
 // the windows that there are now.
 func (b *Batch) charge(al *Allocation, amount service.Micros) {
-	if b.book.Allocations[al.Key] == nil {
-		b.book.Allocations[al.Key] = al // it came from the tables
+	if b.book.Allocation(al.Key) == nil {
+		b.book.AddAllocation(al) // it came from the tables
 		b.warmed = append(b.warmed, al.Key)
 	}
 	b.saveAllocation(al)
@@ -253,8 +253,7 @@ func (b *Batch) charge(al *Allocation, amount service.Micros) {
 // the batch is durable, so it steps over what this batch has ended.
 func (b *Batch) Expire() int {
 	n := 0
-	for e := b.book.held.Front(); e != nil; e = e.Next() {
-		al := e.Value.(*Allocation)
+	for al := b.book.held.oldest; al != nil; al = al.newer {
 		if b.Age-al.Age < b.book.HoldTime {
 			break
 		}

@@ -113,6 +113,7 @@ func (s *schedule) batch() {
 		s.check()
 		return
 	}
+	b.Keep()
 	for i := range b.Allocations {
 		s.book.Place(b.Allocations[i].Allocation)
 	}
@@ -125,10 +126,10 @@ func (s *schedule) batch() {
 // snapshot is all that Undo has to bring back.
 func (s *schedule) snapshot() map[string]any {
 	all := map[string]any{}
-	for name, a := range s.book.Accounts {
-		all["account "+name.Alias] = []any{a.Sums, slices.Clone(a.Counters)}
+	for a := range s.book.Accounts {
+		all["account "+a.Name.Alias] = []any{a.Sums, slices.Clone(a.Counters)}
 	}
-	for _, al := range s.book.Allocations {
+	for al := range s.book.Allocations {
 		all["allocation "+al.ID] = []any{al.Progress, slices.Clone(al.Holds), al.Prev}
 	}
 	all["size"] = s.book.Size
@@ -138,7 +139,7 @@ func (s *schedule) snapshot() map[string]any {
 // admitted checks that nothing was admitted beyond a limit: right after, what is used and held is within all of them.
 func (s *schedule) admitted(alias string) {
 	for _, name := range []string{alias, "* * ann"} {
-		for _, c := range s.book.Accounts[book.Name{App: "acme", Alias: name}].Counters {
+		for _, c := range s.book.Account(book.Name{App: "acme", Alias: name}).Counters {
 			if c.Limited && !c.Soft && c.Used+c.Held > c.Limit {
 				s.Errorf("%s, %v (bucket %v): used %d and held %d of %d", name, c.Window, c.Bucket, c.Used, c.Held, c.Limit)
 			}
@@ -150,7 +151,7 @@ func (s *schedule) admitted(alias string) {
 func (s *schedule) check() {
 	total, held := map[string]service.Micros{}, map[string]service.Micros{}
 	inCounter := map[*book.Account]map[uint32]service.Micros{}
-	for _, al := range s.book.Allocations {
+	for al := range s.book.Allocations {
 		names := map[*book.Account]bool{al.Account: true}
 		for _, h := range al.Holds {
 			names[h.Account] = true
@@ -168,7 +169,7 @@ func (s *schedule) check() {
 		}
 		total[al.Account.Name.Alias] += al.Charged
 	}
-	for _, a := range s.book.Accounts {
+	for a := range s.book.Accounts {
 		if a.Held != held[a.Name.Alias] {
 			s.Errorf("%s: holds %d, its allocations %d", a.Name.Alias, a.Held, held[a.Name.Alias])
 		}
@@ -181,7 +182,7 @@ func (s *schedule) check() {
 			}
 		}
 	}
-	for _, al := range s.book.Allocations {
+	for al := range s.book.Allocations {
 		if first, known := s.charged[al.ID]; known && al.Charged != first {
 			s.Errorf("%s: acknowledged %d, charged %d", al.ID, first, al.Charged)
 		}
