@@ -160,7 +160,7 @@ func (p *pages) readAllocations(rows pgx.Rows) error {
 }
 
 func scanAllocation(row pgx.Row) (*book.Coded, error) {
-	al := &book.Coded{}
+	al := book.NewCoded()
 	var detail []byte
 	var age int64
 	var key [16]byte
@@ -171,7 +171,7 @@ func scanAllocation(row pgx.Row) (*book.Coded, error) {
 	}
 	al.Key, al.Age = key, time.Duration(age)*time.Microsecond
 	if meta != nil {
-		al.Meta = []byte(*meta)
+		al.Meta = *meta
 	}
 	d := book.NewDecoder(detail)
 	if d.Detail(al); !d.Done() {

@@ -120,7 +120,7 @@ func decodeAccount(d *book.Decoder) *book.Account {
 }
 
 func decodeAllocation(d *book.Decoder) *book.Coded {
-	al := &book.Coded{}
+	al := book.NewCoded()
 	al.Seq = d.Uint()
 	copy(al.Key[:], d.Take(uint64(len(al.Key))))
 	al.Num = uint32(d.Uint())
@@ -129,8 +129,6 @@ func decodeAllocation(d *book.Decoder) *book.Coded {
 	d.Detail(al)
 	al.State, al.Flags = service.State(d.Byte()), service.Flag(d.Byte())
 	al.Charged, al.EndedAt = service.Micros(d.Int()), d.Int()
-	if meta := d.Bytes(); len(meta) > 0 {
-		al.Meta = append([]byte(nil), meta...)
-	}
+	al.Meta = string(d.Bytes())
 	return al
 }

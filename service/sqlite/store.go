@@ -187,7 +187,7 @@ func (s *Store) replay(r *row) error {
 		} else if err := s.restoreAllocation(coded); err != nil {
 			return err
 		} else {
-			al = &coded.Allocation
+			al = coded.Allocation
 		}
 		s.dirt.addAllocation(al)
 	}

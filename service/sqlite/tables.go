@@ -203,11 +203,11 @@ func scanAllocations(rows *sql.Rows, found func(*book.Coded) error) error {
 
 // scanAllocation reads one row, and what comes before an allocation's columns into before.
 func scanAllocation(rows *sql.Rows, before ...any) (*book.Coded, error) {
-	al := &book.Coded{}
+	al := book.NewCoded()
 	al.InTables = true
-	var key, detail sql.RawBytes
+	var key, detail, meta sql.RawBytes
 	if err := rows.Scan(append(before, &al.Seq, &key, &al.Num, &al.ID, &al.Reserved, &al.ReservedAt, &al.Age, &al.Prev, &detail,
-		&al.State, &al.Flags, &al.Charged, &al.EndedAt, &al.Meta)...); err != nil {
+		&al.State, &al.Flags, &al.Charged, &al.EndedAt, &meta)...); err != nil {
 		return nil, err
 	}
 	d := book.NewDecoder(detail)
@@ -216,6 +216,7 @@ func scanAllocation(rows *sql.Rows, before ...any) (*book.Coded, error) {
 		return nil, fmt.Errorf("allocation %d is damaged", al.Seq)
 	}
 	copy(al.Key[:], key)
+	al.Meta = string(meta)
 	return al, nil
 }
 
@@ -296,7 +297,7 @@ func (t *tables) fold(ctx context.Context, j *foldJob) error {
 func appendAllocationArgs(args []any, al *book.Allocation, p *book.Progress) []any {
 	var meta any
 	if len(p.Meta) > 0 {
-		meta = string(p.Meta)
+		meta = p.Meta
 	}
 	return append(args, int64(al.Seq), al.Key[:], al.Account.Num, al.ID, int64(al.Reserved), al.ReservedAt, int64(al.Age), int64(al.Prev), book.AppendDetail(nil, al),
 		int64(p.State), int64(p.Flags), int64(p.Charged), p.EndedAt, meta)

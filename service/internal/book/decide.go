@@ -14,7 +14,8 @@ func (b *Batch) Reserve(r *service.Reservation, key Key, meta []byte) (service.D
 			return service.Decision{}, service.ErrConflict
 		}
 		b.Counted.Repeated++
-		d := al.Answer.decision(al.ID)
+		answer := al.answer()
+		d := answer.decision(al.ID)
 		d.Allowed, d.Repeated = true, true
 		return d, nil
 	}
@@ -33,13 +34,16 @@ func (b *Batch) Reserve(r *service.Reservation, key Key, meta []byte) (service.D
 	b.addFresh()
 	a := b.shared[0]
 	al := &Allocation{
-		Key: key, Account: a, ID: r.ID, Reserved: r.Amount, Answer: b.nearest(r.Amount),
-		ReservedAt: b.Wall.UnixMilli(), Age: b.Age, Progress: Progress{Meta: meta},
+		Key: key, Account: a, ID: r.ID, Reserved: r.Amount,
+		ReservedAt: b.Wall.UnixMilli(), Age: b.Age, Progress: Progress{Meta: string(meta)},
 	}
-	b.hold(al)
+	answer := b.nearest(r.Amount)
+	if holds := b.hold(al); len(holds) > 0 {
+		al.Terms = &Terms{answer, holds}
+	}
 	b.addAllocation(al)
 	b.Counted.Reserved++
-	d := al.Answer.decision(r.ID)
+	d := answer.decision(r.ID)
 	d.Allowed = true
 	return d, nil
 }
@@ -127,13 +131,13 @@ func (b *Batch) nearest(amount service.Micros) (answer Answer) {
 	return answer
 }
 
-// hold holds al's amount in the open accounts.
-func (b *Batch) hold(al *Allocation) {
+// hold holds al's amount in the open accounts, and returns where.
+func (b *Batch) hold(al *Allocation) []Hold {
 	n := 0
 	for _, a := range b.shared {
 		n += len(a.Counters)
 	}
-	al.Holds = make([]Hold, 0, n)
+	holds := make([]Hold, 0, n)
 	for _, a := range b.shared {
 		b.touch(a)
 		a.Held = a.Held.Add(al.Reserved)
@@ -141,9 +145,10 @@ func (b *Batch) hold(al *Allocation) {
 			c := &a.Counters[i]
 			c.drain(&b.Moment)
 			c.Held = c.Held.Add(al.Reserved)
-			al.Holds = append(al.Holds, Hold{a, c.Epoch})
+			holds = append(holds, Hold{a, c.Epoch})
 		}
 	}
+	return holds
 }
 
 // touch saves a and notes that it is used now.
@@ -183,7 +188,7 @@ func (b *Batch) Settle(t *service.Settlement, key Key, meta []byte) (service.Rec
 		b.Counted.Flagged++
 	}
 	if meta != nil {
-		al.Meta = meta
+		al.Meta = string(meta)
 	}
 	return al.receipt(), nil
 }

@@ -130,7 +130,7 @@ func (s *schedule) snapshot() map[string]any {
 		all["account "+a.Name.Alias] = []any{a.Sums, slices.Clone(a.Counters)}
 	}
 	for al := range s.book.Allocations {
-		all["allocation "+al.ID] = []any{al.Progress, slices.Clone(al.Holds), al.Prev}
+		all["allocation "+al.ID] = []any{al.Progress, slices.Clone(al.Holds()), al.Prev}
 	}
 	all["size"] = s.book.Size
 	return all
@@ -153,7 +153,7 @@ func (s *schedule) check() {
 	inCounter := map[*book.Account]map[uint32]service.Micros{}
 	for al := range s.book.Allocations {
 		names := map[*book.Account]bool{al.Account: true}
-		for _, h := range al.Holds {
+		for _, h := range al.Holds() {
 			names[h.Account] = true
 			if al.State == service.StateHeld {
 				if inCounter[h.Account] == nil {
