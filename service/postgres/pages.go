@@ -85,7 +85,7 @@ func (s *Store) read(ctx context.Context, conn *pgxpool.Conn, ops []*intake.Oper
 			keys = append(keys, op.Key)
 		}
 	}
-	p := &pages{book: book.New(len(names)), byNum: make(map[uint32]*book.Account, len(names))}
+	p := &pages{book: book.New(len(names), len(keys)), byNum: make(map[uint32]*book.Account, len(names))}
 	p.book.HoldTime, p.book.MaxAccounts = s.opts.HoldTime, s.opts.MaxLedgers
 	hold := s.opts.HoldTime.Microseconds()
 	var batch pgx.Batch
@@ -174,7 +174,7 @@ func scanAllocation(row pgx.Row) (*book.Coded, error) {
 		al.Meta = *meta
 	}
 	d := book.NewDecoder(detail)
-	if d.Detail(al); !d.Done() {
+	if d.Detail(al, nil); !d.Done() {
 		return nil, fmt.Errorf("allocation %d is damaged", al.Seq)
 	}
 	return al, nil

@@ -126,7 +126,7 @@ func decodeAllocation(d *book.Decoder) *book.Coded {
 	al.Num = uint32(d.Uint())
 	al.ID = string(d.Bytes())
 	al.Reserved, al.ReservedAt, al.Age, al.Prev = service.Micros(d.Int()), d.Int(), time.Duration(d.Int()), d.Uint()
-	d.Detail(al)
+	d.Detail(al, nil)
 	al.State, al.Flags = service.State(d.Byte()), service.Flag(d.Byte())
 	al.Charged, al.EndedAt = service.Micros(d.Int()), d.Int()
 	al.Meta = string(d.Bytes())

@@ -128,11 +128,11 @@ func Open(opts Options) (*Store, error) {
 
 // restore reads the tables and replays the journal over them.
 func (s *Store) restore(ctx context.Context) error {
-	size, err := s.tables.size(ctx)
+	size, held, err := s.tables.size(ctx)
 	if err != nil {
 		return err
 	}
-	s.state = newState(min(size, s.opts.MaxLedgers), &s.opts)
+	s.state = newState(min(size, s.opts.MaxLedgers), held, &s.opts)
 	if err := s.tables.load(ctx, s.restoreAccount, s.restoreAllocation); err != nil {
 		return err
 	}
@@ -144,7 +144,8 @@ func (s *Store) restore(ctx context.Context) error {
 	if err := s.journal.replay(ctx, s.tables.folded, s.replay); err != nil {
 		return err
 	}
-	return s.restoreLists()
+	s.restoreOrder()
+	return nil
 }
 
 func (s *Store) restoreAccount(a *book.Account) {
@@ -155,13 +156,17 @@ func (s *Store) restoreAccount(a *book.Account) {
 	s.state.Size++
 }
 
-// restoreAllocation keeps al until restoreLists sorts out which are over.
+// restoreAllocation keeps the allocation if it is held or not in the tables. They come in the order of Seq, which is
+// the one that they expire in.
 func (s *Store) restoreAllocation(coded *book.Coded) error {
 	al, err := coded.Link(s.state.account)
 	if err != nil {
 		return err
 	}
-	s.state.AddAllocation(al)
+	if al.State == service.StateHeld || !al.InTables {
+		s.state.AddAllocation(al)
+	}
+	s.state.place(al)
 	s.state.NextSeq = max(s.state.NextSeq, al.Seq+1)
 	return nil
 }
@@ -184,6 +189,7 @@ func (s *Store) replay(r *row) error {
 		al := s.state.Allocation(coded.Key)
 		if al != nil {
 			al.Progress = coded.Progress
+			s.state.place(al)
 		} else if err := s.restoreAllocation(coded); err != nil {
 			return err
 		} else {
@@ -194,22 +200,20 @@ func (s *Store) replay(r *row) error {
 	return nil
 }
 
-// restoreLists builds the lists in the orders that they keep.
-func (s *Store) restoreLists() error {
-	allocs := slices.Collect(s.state.Allocations)
-	slices.SortFunc(allocs, func(a, b *book.Allocation) int { return cmp.Compare(a.Seq, b.Seq) })
-	for _, al := range allocs {
-		s.state.place(al)
-		if al.State != service.StateHeld && !al.Dirty {
-			s.state.RemoveAllocation(al.Key)
-		}
+// restoreOrder brings the accounts in the order of use.
+func (s *Store) restoreOrder() {
+	type use struct {
+		touched int64
+		account *book.Account
 	}
-	accounts := slices.Collect(s.state.Accounts)
-	slices.SortFunc(accounts, func(a, b *book.Account) int { return cmp.Compare(a.Touched, b.Touched) })
-	for _, a := range accounts {
-		s.state.touch(a)
+	uses := make([]use, 0, s.state.Size)
+	for a := range s.state.Accounts {
+		uses = append(uses, use{a.Touched, a})
 	}
-	return nil
+	slices.SortFunc(uses, func(a, b use) int { return cmp.Or(cmp.Compare(a.touched, b.touched), cmp.Compare(a.account.Num, b.account.Num)) })
+	for _, u := range uses {
+		s.state.touch(u.account)
+	}
 }
 
 // SubmitReserve implements service.Ledger.

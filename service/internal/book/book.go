@@ -23,12 +23,12 @@ type Book struct {
 	held        heldList
 }
 
-// New returns an empty book with room for that many accounts.
-func New(accounts int) *Book {
+// New returns an empty book with room for that many accounts and allocations.
+func New(accounts, allocations int) *Book {
 	return &Book{
 		NextNum: 1, NextSeq: 1,
 		accounts:    newIndex(accounts, func(a *Account) Name { return a.Name }, func(a *Account) **Account { return &a.next }),
-		allocations: newIndex(0, func(al *Allocation) Key { return al.Key }, func(al *Allocation) **Allocation { return &al.next }),
+		allocations: newIndex(allocations, func(al *Allocation) Key { return al.Key }, func(al *Allocation) **Allocation { return &al.next }),
 	}
 }
 

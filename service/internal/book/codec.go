@@ -145,18 +145,18 @@ func (d *Decoder) Counters(texts map[string]string) []Counter {
 			return nil
 		}
 		c.Limit, c.Rate = service.Micros(d.Int()), service.Micros(d.Int())
-		c.Policy = Share(texts, string(d.Bytes()))
+		c.Policy = Share(texts, d.Bytes())
 		c.Start, c.Age, c.Frac = d.Int(), time.Duration(d.Int()), d.Int()
 		c.Epoch, c.Used, c.Held = uint32(d.Uint()), service.Micros(d.Int()), service.Micros(d.Int())
 	}
 	return counters
 }
 
-// Detail decodes what AppendDetail has encoded.
-func (d *Decoder) Detail(al *Coded) {
+// Detail decodes what AppendDetail has encoded; texts is as in Counters.
+func (d *Decoder) Detail(al *Coded, texts map[string]string) {
 	if al.Answer.Limited = d.Byte() != 0; al.Answer.Limited {
 		al.Answer.Limit, al.Answer.Remaining = service.Micros(d.Int()), service.Micros(d.Int())
-		al.Answer.ResetAt, al.Answer.WindowSeconds, al.Answer.Policy = d.Int(), d.Int(), string(d.Bytes())
+		al.Answer.ResetAt, al.Answer.WindowSeconds, al.Answer.Policy = d.Int(), d.Int(), Share(texts, d.Bytes())
 	}
 	for n := d.Uint(); n > 0 && !d.bad; n-- {
 		al.Holds = append(al.Holds, CodedHold{uint32(d.Uint()), uint32(d.Uint())})
@@ -209,12 +209,13 @@ func (d *Decoder) Take(n uint64) []byte {
 }
 
 // Share returns the copy of text that seen holds.
-func Share(seen map[string]string, text string) string {
-	if known, ok := seen[text]; ok {
+func Share[T string | []byte](seen map[string]string, text T) string {
+	if known, ok := seen[string(text)]; ok {
 		return known
 	}
+	copied := string(text)
 	if seen != nil {
-		seen[text] = text
+		seen[copied] = copied
 	}
-	return text
+	return copied
 }

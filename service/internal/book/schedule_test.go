@@ -42,7 +42,7 @@ type schedule struct {
 
 func newSchedule(t *testing.T, seed uint64) *schedule {
 	s := &schedule{
-		T: t, rng: rand.New(rand.NewPCG(seed, 7)), now: time.Date(2026, 3, 14, 0, 0, 0, 0, time.UTC), book: book.New(0),
+		T: t, rng: rand.New(rand.NewPCG(seed, 7)), now: time.Date(2026, 3, 14, 0, 0, 0, 0, time.UTC), book: book.New(0, 0),
 		charged: map[string]service.Micros{}, minute: 12, burst: 0,
 	}
 	s.book.HoldTime, s.book.MaxAccounts = 5*time.Minute, 1000
