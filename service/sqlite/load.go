@@ -3,43 +3,89 @@ package sqlite
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/usageflow/usageflow-go-middleware/service"
 	"github.com/usageflow/usageflow-go-middleware/service/internal/book"
 )
 
-// size returns about how many ledgers there are, and how many allocations are held.
-func (t *tables) size(ctx context.Context) (ledgers, held int, err error) {
-	err = t.db.QueryRowContext(ctx, `SELECT (SELECT coalesce(max(num), 0) FROM ledgers), (SELECT count(*) FROM allocations WHERE state = 0)`).Scan(&ledgers, &held)
-	return ledgers, held, err
+// extent is the numbers that a table's rows have.
+type extent struct{ first, last int64 }
+
+// extents returns those of the ledgers and of the allocations that are held, and how many the latter are.
+func (t *tables) extents(ctx context.Context) (ledgers, held extent, n int, err error) {
+	err = t.db.QueryRowContext(ctx, `SELECT coalesce(min(num), 0), coalesce(max(num), 0) FROM ledgers`).Scan(&ledgers.first, &ledgers.last)
+	if err != nil {
+		return ledgers, held, 0, err
+	}
+	err = t.db.QueryRowContext(ctx, `SELECT coalesce(min(seq), 0), coalesce(max(seq), 0), count(*) FROM allocations WHERE state = 0`).Scan(&held.first, &held.last, &n)
+	return ledgers, held, n, err
 }
 
-// load calls ledger for each account, then allocation for each held or recent allocation: those that are held first,
-// the oldest of them before all.
-func (t *tables) load(ctx context.Context, ledger func(*book.Account), allocation func(*book.Coded) error) error {
-	if err := t.loadLedgers(ctx, ledger); err != nil {
+// loaders is how many connections read at the start, each a part of the table.
+const loaders = 4
+
+// inParts calls read with each of the parts of e, all at the same time.
+func (e extent) inParts(read func(part int, e extent) error) error {
+	var errs [loaders]error
+	var wg sync.WaitGroup
+	size := (e.last-e.first)/loaders + 1
+	for part := range loaders {
+		first := e.first + int64(part)*size
+		wg.Go(func() { errs[part] = read(part, extent{first, first + size - 1}) })
+	}
+	wg.Wait()
+	return errors.Join(errs[:]...)
+}
+
+// load reads the tables into s.state: all accounts, the allocations that are held and the most recent ones.
+func (s *Store) load(ctx context.Context) error {
+	ledgers, held, n, err := s.tables.extents(ctx)
+	if err != nil {
 		return err
 	}
-	// Two statements, because each has an index of its own: with an OR between them SQLite reads the whole table.
-	for _, where := range []string{
-		`state = 0`,
-		`state <> 0 AND seq > (SELECT coalesce(max(seq), 0) FROM allocations) - ` + fmt.Sprint(ringSize),
-	} {
-		rows, err := t.db.QueryContext(ctx, `SELECT `+allocationColumns+` FROM allocations WHERE `+where+` ORDER BY seq`)
-		if err != nil {
-			return err
-		}
-		if err := scanAllocations(rows, allocation); err != nil {
-			return err
+	s.state = newState(min(int(ledgers.last), s.opts.MaxLedgers), n, &s.opts)
+	var mu sync.Mutex // guards s.state
+	if err := ledgers.inParts(func(_ int, e extent) error {
+		return s.tables.loadLedgers(ctx, e, func(a *book.Account) {
+			mu.Lock()
+			defer mu.Unlock()
+			s.restoreAccount(a)
+		})
+	}); err != nil {
+		return err
+	}
+	var parts [loaders][]*book.Allocation
+	if err := held.inParts(func(part int, e extent) error {
+		return s.tables.loadHeld(ctx, e, func(coded *book.Coded) error {
+			al, err := coded.Link(s.state.account)
+			if err != nil {
+				return err
+			}
+			parts[part] = append(parts[part], al)
+			mu.Lock()
+			defer mu.Unlock()
+			s.state.AddAllocation(al)
+			return nil
+		})
+	}); err != nil {
+		return err
+	}
+	for _, part := range parts {
+		for _, al := range part {
+			s.restorePlace(al)
 		}
 	}
-	return nil
+	return s.tables.loadRecent(ctx, s.restoreAllocation)
 }
 
-func (t *tables) loadLedgers(ctx context.Context, ledger func(*book.Account)) error {
-	rows, err := t.db.QueryContext(ctx, `SELECT `+ledgerColumns+` FROM ledgers`)
+// loadLedgers calls ledger with each account of e.
+func (t *tables) loadLedgers(ctx context.Context, e extent, ledger func(*book.Account)) error {
+	rows, err := t.others.QueryContext(ctx, `SELECT `+ledgerColumns+` FROM ledgers WHERE num BETWEEN ? AND ?`, e.first, e.last)
 	if err != nil {
 		return err
 	}
@@ -67,10 +113,30 @@ func (t *tables) loadLedgers(ctx context.Context, ledger func(*book.Account)) er
 	return rows.Err()
 }
 
-// scanAllocations reads and closes rows. What found gets is read over by the next, but for the allocation itself.
-func scanAllocations(rows *sql.Rows, found func(*book.Coded) error) error {
+// loadHeld calls found with each allocation of e that is held, the oldest first.
+func (t *tables) loadHeld(ctx context.Context, e extent, found func(*book.Coded) error) error {
+	columns := strings.Replace(allocationColumns, endColumns+", ", "", 1) // as many are 0, and each takes its time
+	rows, err := t.others.QueryContext(ctx, `SELECT `+columns+` FROM allocations WHERE state = 0 AND seq BETWEEN ? AND ? ORDER BY seq`, e.first, e.last)
+	if err != nil {
+		return err
+	}
+	return scanAllocations(rows, newScanner(true), found)
+}
+
+// loadRecent calls found with the newest allocations that are over. It is a statement of its own because those that
+// are held have an index: with an OR between them SQLite reads the whole table.
+func (t *tables) loadRecent(ctx context.Context, found func(*book.Coded) error) error {
+	rows, err := t.others.QueryContext(ctx, `SELECT `+allocationColumns+` FROM allocations
+		WHERE state <> 0 AND seq > (SELECT coalesce(max(seq), 0) FROM allocations) - ? ORDER BY seq`, ringSize)
+	if err != nil {
+		return err
+	}
+	return scanAllocations(rows, newScanner(false), found)
+}
+
+// scanAllocations reads and closes rows. What found gets is valid until it returns, but for the allocation itself.
+func scanAllocations(rows *sql.Rows, s *allocationScanner, found func(*book.Coded) error) error {
 	defer func() { _ = rows.Close() }() // rows.Err says what went wrong
-	var s allocationScanner
 	for rows.Next() {
 		al, err := s.scan(rows)
 		if err != nil {
@@ -83,25 +149,34 @@ func scanAllocations(rows *sql.Rows, found func(*book.Coded) error) error {
 	return rows.Err()
 }
 
-// allocationScanner reads rows of allocationColumns, with those that come before them into before.
-type allocationScanner struct {
-	before []any
+// endColumns are those of allocationColumns that are 0 while an allocation is held.
+const endColumns = "state, flags, charged, ended_at"
 
-	columns                                                                   []any
+// allocationScanner reads rows of allocations, each over the one before.
+type allocationScanner struct {
+	columns []any // what a row is read into
+
 	seq, num, reserved, reservedAt, age, prev, state, flags, charged, endedAt int64
-	id                                                                        string
-	key, detail, meta                                                         sql.RawBytes
-	coded                                                                     book.Coded
-	policies                                                                  map[string]string
+
+	id                string
+	key, detail, meta sql.RawBytes
+	coded             book.Coded
+	policies          map[string]string // one copy of each
+}
+
+// newScanner returns a scanner of allocationColumns, without endColumns where held is set, that come after before.
+func newScanner(held bool, before ...any) *allocationScanner {
+	s := &allocationScanner{columns: before, policies: map[string]string{}}
+	s.columns = append(s.columns, &s.seq, &s.key, &s.num, &s.id, &s.reserved, &s.reservedAt, &s.age, &s.prev, &s.detail)
+	if !held {
+		s.columns = append(s.columns, &s.state, &s.flags, &s.charged, &s.endedAt)
+	}
+	s.columns = append(s.columns, &s.meta)
+	return s
 }
 
 // scan reads one row. What it returns is valid until the next, but for the allocation itself.
 func (s *allocationScanner) scan(rows *sql.Rows) (*book.Coded, error) {
-	if s.columns == nil {
-		s.columns = append(s.before, &s.seq, &s.key, &s.num, &s.id, &s.reserved, &s.reservedAt, &s.age, &s.prev, &s.detail,
-			&s.state, &s.flags, &s.charged, &s.endedAt, &s.meta)
-		s.policies = map[string]string{}
-	}
 	if err := rows.Scan(s.columns...); err != nil {
 		return nil, err
 	}
@@ -114,8 +189,9 @@ func (s *allocationScanner) scan(rows *sql.Rows) (*book.Coded, error) {
 	s.coded = book.Coded{Allocation: al, Num: uint32(s.num), Holds: s.coded.Holds[:0]}
 	d := book.NewDecoder(s.detail)
 	d.Detail(&s.coded, s.policies)
-	if copy(al.Key[:], s.key) != len(al.Key) || len(s.key) != len(al.Key) || !d.Done() {
+	if len(s.key) != len(al.Key) || !d.Done() {
 		return nil, fmt.Errorf("allocation %d is damaged", al.Seq)
 	}
+	copy(al.Key[:], s.key)
 	return &s.coded, nil
 }

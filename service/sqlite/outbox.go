@@ -55,7 +55,7 @@ func (s *Store) Undelivered(ctx context.Context, export string, limit int) ([]se
 	var found []service.Settled
 	var n uint64
 	var name book.Name
-	scanner := allocationScanner{before: []any{&n, &name.App, &name.Alias}}
+	scanner := newScanner(false, &n, &name.App, &name.Alias)
 	for rows.Next() {
 		coded, err := scanner.scan(rows)
 		if err != nil {

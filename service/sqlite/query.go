@@ -160,7 +160,7 @@ func (s *Store) allocationsOf(ctx context.Context, q service.AllocationQuery) ([
 		return nil, err
 	}
 	var found []service.Allocation
-	err = scanAllocations(rows, func(coded *book.Coded) error {
+	err = scanAllocations(rows, newScanner(false), func(coded *book.Coded) error {
 		coded.Account = a
 		v, err := coded.View()
 		found = append(found, v)

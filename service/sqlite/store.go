@@ -128,12 +128,7 @@ func Open(opts Options) (*Store, error) {
 
 // restore reads the tables and replays the journal over them.
 func (s *Store) restore(ctx context.Context) error {
-	size, held, err := s.tables.size(ctx)
-	if err != nil {
-		return err
-	}
-	s.state = newState(min(size, s.opts.MaxLedgers), held, &s.opts)
-	if err := s.tables.load(ctx, s.restoreAccount, s.restoreAllocation); err != nil {
+	if err := s.load(ctx); err != nil {
 		return err
 	}
 	if s.tables.wall != 0 {
@@ -166,9 +161,13 @@ func (s *Store) restoreAllocation(coded *book.Coded) error {
 	if al.State == service.StateHeld || !al.InTables {
 		s.state.AddAllocation(al)
 	}
+	s.restorePlace(al)
+	return nil
+}
+
+func (s *Store) restorePlace(al *book.Allocation) {
 	s.state.place(al)
 	s.state.NextSeq = max(s.state.NextSeq, al.Seq+1)
-	return nil
 }
 
 // replay puts the records of one journal row over what is there.
@@ -207,10 +206,14 @@ func (s *Store) restoreOrder() {
 		account *book.Account
 	}
 	uses := make([]use, 0, s.state.Size)
-	for a := range s.state.Accounts {
-		uses = append(uses, use{a.Touched, a})
+	for _, a := range s.state.byNum {
+		if a != nil {
+			uses = append(uses, use{a.Touched, a})
+		}
 	}
-	slices.SortFunc(uses, func(a, b use) int { return cmp.Or(cmp.Compare(a.touched, b.touched), cmp.Compare(a.account.Num, b.account.Num)) })
+	slices.SortFunc(uses, func(a, b use) int {
+		return cmp.Or(cmp.Compare(a.touched, b.touched), cmp.Compare(a.account.Num, b.account.Num))
+	})
 	for _, u := range uses {
 		s.state.touch(u.account)
 	}

@@ -140,7 +140,7 @@ func (t *tables) lookup(ctx context.Context, keys []book.Key, found func(*book.C
 		if err != nil {
 			return err
 		}
-		if err := scanAllocations(rows, found); err != nil {
+		if err := scanAllocations(rows, newScanner(false), found); err != nil {
 			return err
 		}
 		keys = keys[min(rowsPerStatement, len(keys)):]
