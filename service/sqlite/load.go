@@ -49,18 +49,31 @@ func (s *Store) load(ctx context.Context) error {
 		return err
 	}
 	s.state = newState(min(int(ledgers.last), s.opts.MaxLedgers), n, &s.opts)
+	if err := s.loadAccounts(ctx, ledgers); err != nil {
+		return err
+	}
+	if err := s.loadAllocations(ctx, held); err != nil {
+		return err
+	}
+	return s.tables.loadRecent(ctx, s.restoreAllocation)
+}
+
+func (s *Store) loadAccounts(ctx context.Context, all extent) error {
 	var mu sync.Mutex // guards s.state
-	if err := ledgers.inParts(func(_ int, e extent) error {
+	return all.inParts(func(_ int, e extent) error {
 		return s.tables.loadLedgers(ctx, e, func(a *book.Account) {
 			mu.Lock()
 			defer mu.Unlock()
 			s.restoreAccount(a)
 		})
-	}); err != nil {
-		return err
-	}
+	})
+}
+
+// loadAllocations reads those that are held. The accounts do not change meanwhile.
+func (s *Store) loadAllocations(ctx context.Context, all extent) error {
+	var mu sync.Mutex // guards the book's allocations
 	var parts [loaders][]*book.Allocation
-	if err := held.inParts(func(part int, e extent) error {
+	if err := all.inParts(func(part int, e extent) error {
 		return s.tables.loadHeld(ctx, e, func(coded *book.Coded) error {
 			al, err := coded.Link(s.state.account)
 			if err != nil {
@@ -75,12 +88,12 @@ func (s *Store) load(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
-	for _, part := range parts {
+	for _, part := range parts { // the oldest first
 		for _, al := range part {
 			s.restorePlace(al)
 		}
 	}
-	return s.tables.loadRecent(ctx, s.restoreAllocation)
+	return nil
 }
 
 // loadLedgers calls ledger with each account of e.
