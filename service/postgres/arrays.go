@@ -68,7 +68,7 @@ func allocationArrays(b *book.Batch) (fresh, old []any) {
 			column(rows, func(al *book.Allocation) int16 { return int16(al.Flags) }),
 			column(rows, func(al *book.Allocation) int64 { return int64(al.Charged) }),
 			column(rows, func(al *book.Allocation) int64 { return al.EndedAt }),
-			column(rows, func(al *book.Allocation) string { return string(al.Meta) }),
+			column(rows, func(al *book.Allocation) string { return al.Meta }),
 		}
 	}
 	if len(added) > 0 {
@@ -94,7 +94,7 @@ func allocationArrays(b *book.Batch) (fresh, old []any) {
 // heldIn is the numbers of the other ledgers in which al is held.
 func heldIn(al *book.Allocation) string {
 	var text []byte
-	for _, h := range al.Holds {
+	for _, h := range al.Holds() {
 		if h.Account != al.Account {
 			if len(text) > 0 {
 				text = append(text, ' ')

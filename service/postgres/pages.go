@@ -83,7 +83,7 @@ func (s *Store) read(ctx context.Context, conn *pgxpool.Conn, ops []*intake.Oper
 			keys = append(keys, op.Key)
 		}
 	}
-	p := &pages{book: book.New(len(names)), byNum: make(map[uint32]*book.Account, len(names))}
+	p := &pages{book: book.New(len(names), len(keys)), byNum: make(map[uint32]*book.Account, len(names))}
 	p.book.HoldTime, p.book.MaxAccounts = s.opts.HoldTime, s.opts.MaxLedgers
 	hold := s.opts.HoldTime.Microseconds()
 	var batch pgx.Batch
@@ -120,7 +120,7 @@ func (p *pages) readLedgers(rows pgx.Rows) error {
 			return err
 		}
 		if p.byNum[a.Num] == nil {
-			p.book.Accounts[a.Name] = a
+			p.book.AddAccount(a)
 			p.byNum[a.Num] = a
 		}
 	}
@@ -147,14 +147,14 @@ func (p *pages) readAllocations(rows pgx.Rows) error {
 		if err != nil {
 			return err
 		}
-		if p.book.Allocations[coded.Key] != nil {
+		if p.book.Allocation(coded.Key) != nil {
 			continue
 		}
 		al, err := coded.Link(func(num uint32) *book.Account { return p.byNum[num] })
 		if err != nil {
 			return err
 		}
-		p.book.Allocations[al.Key] = al
+		p.book.AddAllocation(al)
 		if al.State == service.StateHeld {
 			held = append(held, al)
 		}
@@ -168,7 +168,7 @@ func (p *pages) readAllocations(rows pgx.Rows) error {
 }
 
 func scanAllocation(row pgx.Row) (*book.Coded, error) {
-	al := &book.Coded{}
+	al := book.NewCoded()
 	var detail []byte
 	var age int64
 	var key [16]byte
@@ -179,10 +179,10 @@ func scanAllocation(row pgx.Row) (*book.Coded, error) {
 	}
 	al.Key, al.Age = key, time.Duration(age)*time.Microsecond
 	if meta != nil {
-		al.Meta = []byte(*meta)
+		al.Meta = *meta
 	}
 	d := book.NewDecoder(detail)
-	if d.Detail(al); !d.Done() {
+	if d.Detail(al, nil); !d.Done() {
 		return nil, fmt.Errorf("allocation %d is damaged", al.Seq)
 	}
 	return al, nil

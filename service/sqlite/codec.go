@@ -120,17 +120,15 @@ func decodeAccount(d *book.Decoder) *book.Account {
 }
 
 func decodeAllocation(d *book.Decoder) *book.Coded {
-	al := &book.Coded{}
+	al := book.NewCoded()
 	al.Seq = d.Uint()
 	copy(al.Key[:], d.Take(uint64(len(al.Key))))
 	al.Num = uint32(d.Uint())
 	al.ID = string(d.Bytes())
 	al.Reserved, al.ReservedAt, al.Age, al.Prev = service.Micros(d.Int()), d.Int(), time.Duration(d.Int()), d.Uint()
-	d.Detail(al)
+	d.Detail(al, nil)
 	al.State, al.Flags = service.State(d.Byte()), service.Flag(d.Byte())
 	al.Charged, al.EndedAt = service.Micros(d.Int()), d.Int()
-	if meta := d.Bytes(); len(meta) > 0 {
-		al.Meta = append([]byte(nil), meta...)
-	}
+	al.Meta = string(d.Bytes())
 	return al
 }

@@ -19,10 +19,12 @@ func exampleBatch() (*book.Batch, *book.Clock) {
 	}
 	al := &book.Allocation{
 		Seq: 7, Key: book.KeyOf("acme", "id"), Account: a, ID: "id", Reserved: 1e6, ReservedAt: 1e12 + 1, Age: time.Second, Prev: 3,
-		Answer: book.Answer{Limited: true, Limit: 5e6, Remaining: 4e6, ResetAt: 1e12 + 60_000, WindowSeconds: 60, Policy: "p"},
-		Holds:  []book.Hold{{Account: a, Epoch: 2}, {Account: a, Epoch: 3}},
+		Terms: &book.Terms{
+			Answer: book.Answer{Limited: true, Limit: 5e6, Remaining: 4e6, ResetAt: 1e12 + 60_000, WindowSeconds: 60, Policy: "p"},
+			Holds:  []book.Hold{{Account: a, Epoch: 2}, {Account: a, Epoch: 3}},
+		},
 	}
-	al.Progress = book.Progress{State: service.StateSettled, Flags: service.FlagLate, Charged: 2e6, EndedAt: 1e12 + 2, Meta: []byte(`{}`)}
+	al.Progress = book.Progress{State: service.StateSettled, Flags: service.FlagLate, Charged: 2e6, EndedAt: 1e12 + 2, Meta: `{}`}
 	return &book.Batch{
 		Accounts:    []book.SavedAccount{{Account: a}},
 		Allocations: []book.SavedAllocation{{Allocation: al}},
@@ -45,8 +47,9 @@ func TestRowBytes(t *testing.T) {
 		t.Errorf("account %+v, want %+v", got, want)
 	}
 	al := b.Allocations[0].Allocation
-	al.Account, al.Holds = nil, nil
-	if got := r.allocs[0]; !reflect.DeepEqual(&got.Allocation, al) || got.Num != 300 || !reflect.DeepEqual(got.Holds, []book.CodedHold{{Num: 300, Epoch: 2}, {Num: 300, Epoch: 3}}) {
+	answer := al.Terms.Answer
+	al.Account, al.Terms = nil, nil
+	if got := r.allocs[0]; !reflect.DeepEqual(got.Allocation, al) || got.Num != 300 || got.Answer != answer || !reflect.DeepEqual(got.Holds, []book.CodedHold{{Num: 300, Epoch: 2}, {Num: 300, Epoch: 3}}) {
 		t.Errorf("allocation %+v, want %+v", got, al)
 	}
 	if r.age != c.Age || r.wall != 1e12 {

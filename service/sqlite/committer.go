@@ -182,7 +182,7 @@ func (s *Store) drain() {
 func (s *Store) lookup(ctx context.Context, b *book.Batch, ops []*intake.Operation) error {
 	keys := s.lookupKeys[:0]
 	for _, op := range ops {
-		if !op.IsSweep() && s.state.Allocations[op.Key] == nil && s.inTables(&op.Key) {
+		if !op.IsSweep() && s.state.Allocation(op.Key) == nil && s.inTables(&op.Key) {
 			keys = append(keys, op.Key)
 		}
 	}

@@ -131,7 +131,7 @@ func (s *Store) finishFold(err error) {
 		al := j.allocs[i].Allocation
 		al.InTables = true
 		if al.State != service.StateHeld && !al.Dirty {
-			delete(s.state.Allocations, al.Key)
+			s.state.RemoveAllocation(al.Key)
 		}
 	}
 	s.mu.Unlock()

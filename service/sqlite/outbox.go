@@ -53,14 +53,15 @@ func (s *Store) Undelivered(ctx context.Context, export string, limit int) ([]se
 	}
 	defer func() { _ = rows.Close() }() // rows.Err says what went wrong
 	var found []service.Settled
+	var n uint64
+	var name book.Name
+	scanner := newScanner(false, &n, &name.App, &name.Alias)
 	for rows.Next() {
-		var n uint64
-		account := &book.Account{}
-		coded, err := scanAllocation(rows, &n, &account.Name.App, &account.Name.Alias)
+		coded, err := scanner.scan(rows)
 		if err != nil {
 			return nil, err
 		}
-		coded.Account = account
+		coded.Account = &book.Account{Name: name}
 		view, err := coded.View()
 		if err != nil {
 			return nil, err

@@ -15,7 +15,7 @@ import (
 func (s *Store) Find(ctx context.Context, application, alias string) (service.LedgerState, bool, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	a := s.state.Accounts[book.Name{App: application, Alias: alias}]
+	a := s.state.Account(book.Name{App: application, Alias: alias})
 	if a == nil || !a.Named {
 		return service.LedgerState{}, false, ctx.Err()
 	}
@@ -143,7 +143,7 @@ func (s *Store) allocationsOf(ctx context.Context, q service.AllocationQuery) ([
 		return nil, err
 	}
 	s.mu.RLock()
-	a := s.state.Accounts[book.Name{App: q.Application, Alias: q.Alias}]
+	a := s.state.Account(book.Name{App: q.Application, Alias: q.Alias})
 	last := uint64(0)
 	if a != nil {
 		last = a.Last
@@ -160,7 +160,7 @@ func (s *Store) allocationsOf(ctx context.Context, q service.AllocationQuery) ([
 		return nil, err
 	}
 	var found []service.Allocation
-	err = scanAllocations(rows, func(coded *book.Coded) error {
+	err = scanAllocations(rows, newScanner(false), func(coded *book.Coded) error {
 		coded.Account = a
 		v, err := coded.View()
 		found = append(found, v)

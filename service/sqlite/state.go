@@ -17,9 +17,9 @@ type state struct {
 // ringSize is how many recent allocations are kept for Allocations.
 const ringSize = service.MaxQueryLimit
 
-// newState returns a state with room for that many accounts.
-func newState(accounts int, opts *Options) *state {
-	s := &state{Book: book.New(accounts), byNum: make([]*book.Account, 1, accounts+1), ring: make([]*book.Allocation, ringSize)}
+// newState returns a state with room for that many accounts and allocations.
+func newState(accounts, allocations int, opts *Options) *state {
+	s := &state{Book: book.New(accounts, allocations), byNum: make([]*book.Account, 1, accounts+1), ring: make([]*book.Allocation, ringSize)}
 	s.Clock.Now, s.HoldTime, s.MaxAccounts = opts.Now, opts.HoldTime, opts.MaxLedgers
 	return s
 }

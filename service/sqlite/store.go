@@ -155,12 +155,7 @@ func openOn(opts Options, log wal.Options) (*Store, error) {
 
 // restore reads the tables and replays the journal over them.
 func (s *Store) restore(ctx context.Context, log wal.Options) error {
-	size, err := s.tables.size(ctx)
-	if err != nil {
-		return err
-	}
-	s.state = newState(min(size, s.opts.MaxLedgers), &s.opts)
-	if err := s.tables.load(ctx, s.restoreAccount, s.restoreAllocation); err != nil {
+	if err := s.load(ctx); err != nil {
 		return err
 	}
 	if s.tables.wall != 0 {
@@ -177,11 +172,13 @@ func (s *Store) restore(ctx context.Context, log wal.Options) error {
 		log.Files = wal.Dir(dir)
 	}
 	s.folded = s.tables.folded
+	var err error
 	if s.journal, err = openJournal(log, s.folded, s.replay); err != nil {
 		return err
 	}
 	s.last = s.journal.last()
-	return s.restoreLists()
+	s.restoreOrder()
+	return nil
 }
 
 // takeOldJournal brings what an earlier version's journal has into the tables.
@@ -197,7 +194,10 @@ func (s *Store) takeOldJournal(ctx context.Context) error {
 			return err
 		}
 		for i := range j.allocs {
-			j.allocs[i].InTables = true
+			al := j.allocs[i].Allocation
+			if al.InTables = true; al.State != service.StateHeld {
+				s.state.RemoveAllocation(al.Key)
+			}
 		}
 		s.tables.folded, s.tables.hasAllocs = last, s.tables.hasAllocs || len(j.allocs) > 0
 	}
@@ -205,22 +205,30 @@ func (s *Store) takeOldJournal(ctx context.Context) error {
 }
 
 func (s *Store) restoreAccount(a *book.Account) {
-	s.state.Accounts[a.Name] = a
+	s.state.AddAccount(a)
 	s.state.number(a)
 	s.state.NextNum = max(s.state.NextNum, a.Num+1)
 	s.state.NextSeq = max(s.state.NextSeq, a.Last+1) // its allocations may be gone
 	s.state.Size++
 }
 
-// restoreAllocation keeps al until restoreLists sorts out which are over.
+// restoreAllocation keeps the allocation if it is held or not in the tables. They come in the order of Seq, which is
+// the one that they expire in.
 func (s *Store) restoreAllocation(coded *book.Coded) error {
 	al, err := coded.Link(s.state.account)
 	if err != nil {
 		return err
 	}
-	s.state.Allocations[al.Key] = al
-	s.state.NextSeq = max(s.state.NextSeq, al.Seq+1)
+	if al.State == service.StateHeld || !al.InTables {
+		s.state.AddAllocation(al)
+	}
+	s.restorePlace(al)
 	return nil
+}
+
+func (s *Store) restorePlace(al *book.Allocation) {
+	s.state.place(al, al.State)
+	s.state.NextSeq = max(s.state.NextSeq, al.Seq+1)
 }
 
 // replay puts the records of one journal row over what is there.
@@ -238,41 +246,38 @@ func (s *Store) replay(r *row) error {
 		s.dirt.addAccount(a)
 	}
 	for _, coded := range r.allocs {
-		al := s.state.Allocations[coded.Key]
+		al := s.state.Allocation(coded.Key)
 		if al != nil {
 			al.Progress = coded.Progress
+			s.state.place(al, al.State)
 		} else if err := s.restoreAllocation(coded); err != nil {
 			return err
 		} else {
-			al = &coded.Allocation
+			al = coded.Allocation
 		}
 		s.dirt.addAllocation(al)
 	}
 	return nil
 }
 
-// restoreLists builds the lists in the orders that they keep.
-func (s *Store) restoreLists() error {
-	allocs := make([]*book.Allocation, 0, len(s.state.Allocations))
-	for _, al := range s.state.Allocations {
-		allocs = append(allocs, al)
+// restoreOrder brings the accounts in the order of use.
+func (s *Store) restoreOrder() {
+	type use struct {
+		touched int64
+		account *book.Account
 	}
-	slices.SortFunc(allocs, func(a, b *book.Allocation) int { return cmp.Compare(a.Seq, b.Seq) })
-	for _, al := range allocs {
-		s.state.place(al, al.State)
-		if al.State != service.StateHeld && !al.Dirty {
-			delete(s.state.Allocations, al.Key)
+	uses := make([]use, 0, s.state.Size)
+	for _, a := range s.state.byNum {
+		if a != nil {
+			uses = append(uses, use{a.Touched, a})
 		}
 	}
-	accounts := make([]*book.Account, 0, len(s.state.Accounts))
-	for _, a := range s.state.Accounts {
-		accounts = append(accounts, a)
+	slices.SortFunc(uses, func(a, b use) int {
+		return cmp.Or(cmp.Compare(a.touched, b.touched), cmp.Compare(a.account.Num, b.account.Num))
+	})
+	for _, u := range uses {
+		s.state.touch(u.account)
 	}
-	slices.SortFunc(accounts, func(a, b *book.Account) int { return cmp.Compare(a.Touched, b.Touched) })
-	for _, a := range accounts {
-		s.state.touch(a)
-	}
-	return nil
 }
 
 // SubmitReserve implements service.Ledger.

@@ -131,44 +131,6 @@ func (t *tables) prepare(ctx context.Context) error {
 	return err
 }
 
-// size returns about how many ledgers there are.
-func (t *tables) size(ctx context.Context) (n int, err error) {
-	err = t.db.QueryRowContext(ctx, `SELECT coalesce(max(num), 0) FROM ledgers`).Scan(&n)
-	return n, err
-}
-
-// load calls ledger for each account and allocation for each held or recent allocation, the oldest first.
-func (t *tables) load(ctx context.Context, ledger func(*book.Account), allocation func(*book.Coded) error) error {
-	rows, err := t.db.QueryContext(ctx, `SELECT `+ledgerColumns+` FROM ledgers`)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = rows.Close() }() // rows.Err says what went wrong
-	seen := map[string]string{}         // one copy of the texts that many ledgers share
-	for rows.Next() {
-		a := &book.Account{Marks: book.Marks{Named: true}}
-		var counters sql.RawBytes
-		if err := rows.Scan(&a.Num, &a.Name.App, &a.Name.Alias, &a.Held, &a.Total, &a.Touched, &a.Epochs, &a.Last, &counters); err != nil {
-			return err
-		}
-		a.Name.App = book.Share(seen, a.Name.App)
-		d := book.NewDecoder(counters)
-		if a.Counters = d.Counters(seen); !d.Done() {
-			return fmt.Errorf("ledger %d: its counters are damaged", a.Num)
-		}
-		ledger(a)
-	}
-	if err := rows.Err(); err != nil {
-		return err
-	}
-	found, err := t.db.QueryContext(ctx, `SELECT `+allocationColumns+` FROM allocations
-		WHERE state = 0 OR seq > (SELECT coalesce(max(seq), 0) FROM allocations) - ? ORDER BY seq`, ringSize)
-	if err != nil {
-		return err
-	}
-	return scanAllocations(found, allocation)
-}
-
 // lookup reads the allocations of keys, as many of them as there are.
 func (t *tables) lookup(ctx context.Context, keys []book.Key, found func(*book.Coded) error) error {
 	for len(keys) > 0 {
@@ -181,45 +143,12 @@ func (t *tables) lookup(ctx context.Context, keys []book.Key, found func(*book.C
 		if err != nil {
 			return err
 		}
-		if err := scanAllocations(rows, found); err != nil {
+		if err := scanAllocations(rows, newScanner(false), found); err != nil {
 			return err
 		}
 		keys = keys[min(rowsPerStatement, len(keys)):]
 	}
 	return nil
-}
-
-// scanAllocations reads and closes rows.
-func scanAllocations(rows *sql.Rows, found func(*book.Coded) error) error {
-	defer func() { _ = rows.Close() }() // rows.Err says what went wrong
-	for rows.Next() {
-		al, err := scanAllocation(rows)
-		if err != nil {
-			return err
-		}
-		if err := found(al); err != nil {
-			return err
-		}
-	}
-	return rows.Err()
-}
-
-// scanAllocation reads one row, and what comes before an allocation's columns into before.
-func scanAllocation(rows *sql.Rows, before ...any) (*book.Coded, error) {
-	al := &book.Coded{}
-	al.InTables = true
-	var key, detail sql.RawBytes
-	if err := rows.Scan(append(before, &al.Seq, &key, &al.Num, &al.ID, &al.Reserved, &al.ReservedAt, &al.Age, &al.Prev, &detail,
-		&al.State, &al.Flags, &al.Charged, &al.EndedAt, &al.Meta)...); err != nil {
-		return nil, err
-	}
-	d := book.NewDecoder(detail)
-	d.Detail(al)
-	if len(key) != len(al.Key) || !d.Done() {
-		return nil, fmt.Errorf("allocation %d is damaged", al.Seq)
-	}
-	copy(al.Key[:], key)
-	return al, nil
 }
 
 func (t *tables) close() error {
@@ -299,7 +228,7 @@ func (t *tables) fold(ctx context.Context, j *foldJob) error {
 func appendAllocationArgs(args []any, al *book.Allocation, p *book.Progress) []any {
 	var meta any
 	if len(p.Meta) > 0 {
-		meta = string(p.Meta)
+		meta = p.Meta
 	}
 	return append(args, int64(al.Seq), al.Key[:], al.Account.Num, al.ID, int64(al.Reserved), al.ReservedAt, int64(al.Age), int64(al.Prev), book.AppendDetail(nil, al),
 		int64(p.State), int64(p.Flags), int64(p.Charged), p.EndedAt, meta)

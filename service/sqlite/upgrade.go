@@ -122,19 +122,20 @@ func (u *upgrade) allocations(ctx context.Context) error {
 		}
 		var found []*book.Allocation
 		err = each(rows, func() error {
-			al := &book.Allocation{Account: &book.Account{}}
-			answer, key := &al.Answer, []byte(nil)
+			al := &book.Allocation{Account: &book.Account{}, Terms: &book.Terms{}}
+			answer, key := &al.Terms.Answer, []byte(nil)
 			var window service.Window
 			var start int64
+			var meta sql.NullString
 			if err := rows.Scan(&al.Seq, &key, &al.Account.Num, &al.ID, &al.Reserved, &answer.Limited, &answer.Limit, &answer.Remaining, &window, &start,
-				&al.ReservedAt, &al.Age, &al.State, &al.Flags, &al.Charged, &al.EndedAt, &al.Meta, &al.Prev); err != nil {
+				&al.ReservedAt, &al.Age, &al.State, &al.Flags, &al.Charged, &al.EndedAt, &meta, &al.Prev); err != nil {
 				return err
 			}
 			if answer.Limited {
 				from := time.UnixMilli(start)
 				answer.ResetAt, answer.WindowSeconds, answer.Policy = window.End(from).UnixMilli(), window.Seconds(from), u.policies[al.Account.Num]
 			}
-			al.Key, last = book.Key(key), al.Seq
+			al.Key, al.Meta, last = book.Key(key), meta.String, al.Seq
 			found = append(found, al)
 			return nil
 		})

@@ -10,17 +10,19 @@ import (
 // Name is what an account is found by.
 type Name struct{ App, Alias string }
 
-// Account is one ledger.
+// Account is one ledger. The order of the fields leaves no gaps: there may be millions.
 type Account struct {
 	// Num and Name never change.
-	Num  uint32
+	Num uint32
+	Marks
 	Name Name
 	Sums
 	// Counters are the windows and buckets in which the ledger counts.
 	Counters []Counter
 
-	Marks
-	gen uint64 // the last batch that saved it
+	Newer, Older *Account // a store's: neighbours in the order of use
+	next         *Account // in the chain of the index
+	gen          uint64   // the last batch that saved it
 }
 
 // Sums is the part of an account that has nothing to do with limits.
@@ -34,10 +36,9 @@ type Sums struct {
 
 // Marks are a store's own notes on an account.
 type Marks struct {
-	Newer, Older *Account // neighbours in the order of use
-	Listed       bool     // is in that order
-	Dirty        bool     // changed since it was last folded
-	Named        bool     // the journal or the tables know the name
+	Listed bool // is in the order of use
+	Dirty  bool // changed since it was last folded
+	Named  bool // the journal or the tables know the name
 }
 
 // Counter counts a ledger's usage in one window, or in one bucket.
@@ -49,6 +50,7 @@ type Counter struct {
 	Bucket bool
 	// Limited says that a limit is in force, Soft that it never denies.
 	Limited, Soft bool
+	Epoch         uint32 // an allocation's hold counts in the counter of its epoch only
 	Limit         service.Micros
 	Rate          service.Micros
 	Policy        string
@@ -56,7 +58,6 @@ type Counter struct {
 	Start int64         // of the window, Unix ms
 	Age   time.Duration // the clock's age when the window began, or to which the bucket has drained
 	Frac  int64         // of a bucket: what has drained and is less than a millionth
-	Epoch uint32        // an allocation's hold counts in the counter of its epoch only
 	Used  service.Micros
 	Held  service.Micros
 }

@@ -1,7 +1,6 @@
 package book
 
 import (
-	"container/list"
 	"crypto/sha256"
 	"encoding/json"
 	"time"
@@ -25,7 +24,7 @@ func KeyOf(app, id string) Key {
 	return Key(sum[:16])
 }
 
-// Allocation is one allocation. Everything but Progress is static.
+// Allocation is one allocation. Everything but Progress is static. The order of the fields leaves few gaps.
 type Allocation struct {
 	Seq     uint64 // in the order of reservation
 	Key     Key
@@ -33,17 +32,41 @@ type Allocation struct {
 	ID      string
 
 	Reserved   service.Micros
-	Answer     Answer // the first
-	ReservedAt int64  // Unix ms
+	ReservedAt int64 // Unix ms
 	Age        time.Duration
 	Prev       uint64 // Seq of the account's allocation before
-	Holds      []Hold // where Reserved is held, the allocation's own account first
+	Terms      *Terms // nil where no limits were counted
 	Progress
 
 	InTables bool // a store's note: it has been folded
 	Dirty    bool // another: it has changed since
-	elem     *list.Element
-	gen      uint64
+	placed   bool // is in the list of what is held
+
+	newer, older *Allocation // neighbours in that list
+	next         *Allocation // in the chain of the index
+	gen          uint64      // the last batch that saved it
+}
+
+// Terms are the part of an allocation that limits have made.
+type Terms struct {
+	Answer Answer // the first
+	Holds  []Hold // where Reserved is held, the allocation's own account first
+}
+
+// answer is what was answered first.
+func (al *Allocation) answer() Answer {
+	if al.Terms == nil {
+		return Answer{}
+	}
+	return al.Terms.Answer
+}
+
+// Holds is where Reserved is held, the allocation's own account first.
+func (al *Allocation) Holds() []Hold {
+	if al.Terms == nil {
+		return nil
+	}
+	return al.Terms.Holds
 }
 
 // Hold says that an amount is held in the counter of an account that has the epoch.
@@ -54,11 +77,11 @@ type Hold struct {
 
 // Progress is the part of an allocation that changes.
 type Progress struct {
-	State   service.State
-	Flags   service.Flag
 	Charged service.Micros
 	EndedAt int64 // Unix ms, 0 while held
-	Meta    []byte
+	Meta    string
+	State   service.State
+	Flags   service.Flag
 }
 
 // Answer is what a reservation is told of the limit that is nearest.
@@ -85,7 +108,7 @@ func (al *Allocation) receipt() service.Receipt {
 
 // holdsIn reports whether al is held in the counter of that epoch.
 func (al *Allocation) holdsIn(a *Account, epoch uint32) bool {
-	for _, h := range al.Holds {
+	for _, h := range al.Holds() {
 		if h.Account == a && h.Epoch == epoch {
 			return true
 		}
@@ -96,8 +119,9 @@ func (al *Allocation) holdsIn(a *Account, epoch uint32) bool {
 // eachAccount calls f with al's own account, then with each other in which it is held.
 func (al *Allocation) eachAccount(f func(*Account)) {
 	f(al.Account)
-	for i, h := range al.Holds {
-		if h.Account != al.Account && (i == 0 || al.Holds[i-1].Account != h.Account) {
+	holds := al.Holds()
+	for i, h := range holds {
+		if h.Account != al.Account && (i == 0 || holds[i-1].Account != h.Account) {
 			f(h.Account)
 		}
 	}
@@ -113,5 +137,5 @@ func (al *Allocation) View() (service.Allocation, error) {
 	if len(al.Meta) == 0 {
 		return v, nil
 	}
-	return v, json.Unmarshal(al.Meta, &v.Metadata)
+	return v, json.Unmarshal([]byte(al.Meta), &v.Metadata)
 }

@@ -1,7 +1,6 @@
 package book
 
 import (
-	"container/list"
 	"slices"
 	"time"
 
@@ -14,38 +13,91 @@ type Book struct {
 	HoldTime time.Duration
 	// MaxAccounts bounds Size.
 	MaxAccounts int
-	// Size is the number of accounts that there are, in Accounts or not.
+	// Size is the number of accounts that there are, in the book or not.
 	Size    int
 	NextNum uint32
 	NextSeq uint64
 
-	Accounts    map[Name]*Account
-	Allocations map[Key]*Allocation // those that are held, and others that the store keeps here
-
-	held *list.List // of *Allocation, the oldest first
-	gen  uint64
+	accounts    *index[Name, Account]
+	allocations *index[Key, Allocation] // those that are held, and others that the store keeps here
+	held        heldList
+	gen         uint64 // of the newest batch
 }
 
-// New returns an empty book with room for that many accounts.
-func New(accounts int) *Book {
+// New returns an empty book with room for that many accounts and allocations.
+func New(accounts, allocations int) *Book {
 	return &Book{
 		NextNum: 1, NextSeq: 1,
-		Accounts: make(map[Name]*Account, accounts), Allocations: map[Key]*Allocation{}, held: list.New(),
+		accounts:    newIndex(accounts, func(a *Account) Name { return a.Name }, func(a *Account) **Account { return &a.next }),
+		allocations: newIndex(allocations, func(al *Allocation) Key { return al.Key }, func(al *Allocation) **Allocation { return &al.next }),
 	}
 }
 
+// Account returns the account of that name, or nil.
+func (b *Book) Account(name Name) *Account { return b.accounts.get(name) }
+
+// AddAccount makes a, which is new to b, findable.
+func (b *Book) AddAccount(a *Account) { b.accounts.add(a) }
+
+// Accounts calls yield with each account, in no order.
+func (b *Book) Accounts(yield func(*Account) bool) { b.accounts.all(yield) }
+
+// Allocation returns the allocation of that key, or nil.
+func (b *Book) Allocation(key Key) *Allocation { return b.allocations.get(key) }
+
+// AddAllocation makes al, which is new to b, findable.
+func (b *Book) AddAllocation(al *Allocation) { b.allocations.add(al) }
+
+// RemoveAllocation forgets the allocation of that key.
+func (b *Book) RemoveAllocation(key Key) { b.allocations.remove(key) }
+
+// Allocations calls yield with each allocation, in no order.
+func (b *Book) Allocations(yield func(*Allocation) bool) { b.allocations.all(yield) }
+
 // HeldCount is how many allocations are held.
-func (b *Book) HeldCount() int { return b.held.Len() }
+func (b *Book) HeldCount() int { return b.held.size }
 
 // Place brings the list of what is held up to date with al, which is in the state. What is placed first expires first.
 func (b *Book) Place(al *Allocation, state service.State) {
-	switch {
-	case state == service.StateHeld && al.elem == nil:
-		al.elem = b.held.PushBack(al)
-	case state != service.StateHeld && al.elem != nil:
-		b.held.Remove(al.elem)
-		al.elem = nil
+	switch held := state == service.StateHeld; {
+	case held && !al.placed:
+		b.held.add(al)
+	case !held && al.placed:
+		b.held.remove(al)
 	}
+	al.placed = state == service.StateHeld
+}
+
+// heldList is the allocations that are held, linked through themselves.
+type heldList struct {
+	oldest, newest *Allocation
+	size           int
+}
+
+func (l *heldList) add(al *Allocation) {
+	al.older = l.newest
+	if l.newest != nil {
+		l.newest.newer = al
+	} else {
+		l.oldest = al
+	}
+	l.newest = al
+	l.size++
+}
+
+func (l *heldList) remove(al *Allocation) {
+	if al.older != nil {
+		al.older.newer = al.newer
+	} else {
+		l.oldest = al.newer
+	}
+	if al.newer != nil {
+		al.newer.older = al.older
+	} else {
+		l.newest = al.older
+	}
+	al.newer, al.older = nil, nil
+	l.size--
 }
 
 // Batch is operations that take effect together. It keeps what it has changed.
@@ -117,7 +169,7 @@ func (b *Batch) addAccount(a *Account) {
 	a.Num = book.NextNum
 	book.NextNum++
 	book.Size++
-	book.Accounts[a.Name] = a
+	book.AddAccount(a)
 	a.gen = b.gen
 	b.Accounts = append(b.Accounts, SavedAccount{Account: a, IsNew: true})
 }
@@ -128,7 +180,7 @@ func (b *Batch) addAllocation(al *Allocation) {
 	al.Seq, al.Prev = book.NextSeq, al.Account.Last
 	al.Account.Last = al.Seq
 	book.NextSeq++
-	book.Allocations[al.Key] = al
+	book.AddAllocation(al)
 	al.gen = b.gen
 	b.Allocations = append(b.Allocations, SavedAllocation{Allocation: al, IsNew: true})
 }
@@ -144,17 +196,17 @@ func (b *Batch) End() {
 func (b *Batch) Undo() {
 	for _, saved := range b.Allocations {
 		if saved.IsNew {
-			delete(b.book.Allocations, saved.Key)
+			b.book.RemoveAllocation(saved.Key)
 			continue
 		}
 		saved.Allocation.Progress = saved.old
 	}
 	for _, key := range b.warmed {
-		delete(b.book.Allocations, key)
+		b.book.RemoveAllocation(key)
 	}
 	for _, saved := range b.Accounts {
 		if saved.IsNew {
-			delete(b.book.Accounts, saved.Name)
+			b.book.accounts.remove(saved.Name)
 			b.book.Size--
 			continue
 		}
@@ -165,7 +217,7 @@ func (b *Batch) Undo() {
 
 // find returns the allocation of key from the book or from what was read for this batch.
 func (b *Batch) find(key Key) *Allocation {
-	if al := b.book.Allocations[key]; al != nil {
+	if al := b.book.Allocation(key); al != nil {
 		return al
 	}
 	return b.Cold[key]

@@ -49,16 +49,17 @@ func AppendCounters(buf []byte, counters []Counter) []byte {
 
 // AppendDetail encodes the first answer and the holds.
 func AppendDetail(buf []byte, al *Allocation) []byte {
-	buf = AppendBool(buf, al.Answer.Limited)
-	if al.Answer.Limited {
-		buf = binary.AppendVarint(buf, int64(al.Answer.Limit))
-		buf = binary.AppendVarint(buf, int64(al.Answer.Remaining))
-		buf = binary.AppendVarint(buf, al.Answer.ResetAt)
-		buf = binary.AppendVarint(buf, al.Answer.WindowSeconds)
-		buf = AppendString(buf, al.Answer.Policy)
+	answer, holds := al.answer(), al.Holds()
+	buf = AppendBool(buf, answer.Limited)
+	if answer.Limited {
+		buf = binary.AppendVarint(buf, int64(answer.Limit))
+		buf = binary.AppendVarint(buf, int64(answer.Remaining))
+		buf = binary.AppendVarint(buf, answer.ResetAt)
+		buf = binary.AppendVarint(buf, answer.WindowSeconds)
+		buf = AppendString(buf, answer.Policy)
 	}
-	buf = binary.AppendUvarint(buf, uint64(len(al.Holds)))
-	for _, h := range al.Holds {
+	buf = binary.AppendUvarint(buf, uint64(len(holds)))
+	for _, h := range holds {
 		buf = binary.AppendUvarint(buf, uint64(h.Account.Num))
 		buf = binary.AppendUvarint(buf, uint64(h.Epoch))
 	}
@@ -67,10 +68,14 @@ func AppendDetail(buf []byte, al *Allocation) []byte {
 
 // Coded is an allocation whose accounts are known by their numbers only.
 type Coded struct {
-	Allocation
-	Num   uint32
-	Holds []CodedHold
+	*Allocation
+	Num    uint32
+	Answer Answer
+	Holds  []CodedHold
 }
+
+// NewCoded returns an allocation to decode into.
+func NewCoded() *Coded { return &Coded{Allocation: &Allocation{}} }
 
 // CodedHold is a Hold whose account is known by its number.
 type CodedHold struct{ Num, Epoch uint32 }
@@ -80,15 +85,18 @@ func (al *Coded) Link(account func(num uint32) *Account) (*Allocation, error) {
 	if al.Account = account(al.Num); al.Account == nil {
 		return nil, fmt.Errorf("allocation %d is of ledger %d, which does not exist", al.Seq, al.Num)
 	}
-	al.Allocation.Holds = make([]Hold, len(al.Holds))
+	if !al.Answer.Limited && len(al.Holds) == 0 {
+		return al.Allocation, nil
+	}
+	al.Terms = &Terms{al.Answer, make([]Hold, len(al.Holds))}
 	for i, h := range al.Holds {
 		a := account(h.Num)
 		if a == nil {
 			return nil, fmt.Errorf("allocation %d is held in ledger %d, which does not exist", al.Seq, h.Num)
 		}
-		al.Allocation.Holds[i] = Hold{a, h.Epoch}
+		al.Terms.Holds[i] = Hold{a, h.Epoch}
 	}
-	return &al.Allocation, nil
+	return al.Allocation, nil
 }
 
 // AppendBool encodes v in a byte.
@@ -137,18 +145,18 @@ func (d *Decoder) Counters(texts map[string]string) []Counter {
 			return nil
 		}
 		c.Limit, c.Rate = service.Micros(d.Int()), service.Micros(d.Int())
-		c.Policy = Share(texts, string(d.Bytes()))
+		c.Policy = Share(texts, d.Bytes())
 		c.Start, c.Age, c.Frac = d.Int(), time.Duration(d.Int()), d.Int()
 		c.Epoch, c.Used, c.Held = uint32(d.Uint()), service.Micros(d.Int()), service.Micros(d.Int())
 	}
 	return counters
 }
 
-// Detail decodes what AppendDetail has encoded.
-func (d *Decoder) Detail(al *Coded) {
+// Detail decodes what AppendDetail has encoded; texts is as in Counters.
+func (d *Decoder) Detail(al *Coded, texts map[string]string) {
 	if al.Answer.Limited = d.Byte() != 0; al.Answer.Limited {
 		al.Answer.Limit, al.Answer.Remaining = service.Micros(d.Int()), service.Micros(d.Int())
-		al.Answer.ResetAt, al.Answer.WindowSeconds, al.Answer.Policy = d.Int(), d.Int(), string(d.Bytes())
+		al.Answer.ResetAt, al.Answer.WindowSeconds, al.Answer.Policy = d.Int(), d.Int(), Share(texts, d.Bytes())
 	}
 	for n := d.Uint(); n > 0 && !d.bad; n-- {
 		al.Holds = append(al.Holds, CodedHold{uint32(d.Uint()), uint32(d.Uint())})
@@ -201,12 +209,13 @@ func (d *Decoder) Take(n uint64) []byte {
 }
 
 // Share returns the copy of text that seen holds.
-func Share(seen map[string]string, text string) string {
-	if known, ok := seen[text]; ok {
+func Share[T string | []byte](seen map[string]string, text T) string {
+	if known, ok := seen[string(text)]; ok {
 		return known
 	}
+	copied := string(text)
 	if seen != nil {
-		seen[text] = text
+		seen[copied] = copied
 	}
-	return text
+	return copied
 }

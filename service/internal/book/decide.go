@@ -14,7 +14,8 @@ func (b *Batch) Reserve(r *service.Reservation, key Key, meta []byte) (service.D
 			return service.Decision{}, service.ErrConflict
 		}
 		b.Counted.Repeated++
-		d := al.Answer.decision(al.ID)
+		answer := al.answer()
+		d := answer.decision(al.ID)
 		d.Allowed, d.Repeated = true, true
 		return d, nil
 	}
@@ -33,13 +34,16 @@ func (b *Batch) Reserve(r *service.Reservation, key Key, meta []byte) (service.D
 	b.addFresh()
 	a := b.shared[0]
 	al := &Allocation{
-		Key: key, Account: a, ID: r.ID, Reserved: r.Amount, Answer: b.nearest(r.Amount),
-		ReservedAt: b.Wall.UnixMilli(), Age: b.Age, Progress: Progress{Meta: meta},
+		Key: key, Account: a, ID: r.ID, Reserved: r.Amount,
+		ReservedAt: b.Wall.UnixMilli(), Age: b.Age, Progress: Progress{Meta: string(meta)},
 	}
-	b.hold(al)
+	answer := b.nearest(r.Amount)
+	if holds := b.hold(al); len(holds) > 0 {
+		al.Terms = &Terms{answer, holds}
+	}
 	b.addAllocation(al)
 	b.Counted.Reserved++
-	d := al.Answer.decision(r.ID)
+	d := answer.decision(r.ID)
 	d.Allowed = true
 	return d, nil
 }
@@ -60,7 +64,7 @@ func (b *Batch) open(name Name, limits []service.Limit, follow bool) error {
 }
 
 func (b *Batch) openOne(name Name, limits []service.Limit, ledger string, follow bool) error {
-	a := b.book.Accounts[name]
+	a := b.book.Account(name)
 	switch {
 	case a == nil:
 		if b.book.Size+len(b.fresh) >= b.book.MaxAccounts {
@@ -127,13 +131,13 @@ func (b *Batch) nearest(amount service.Micros) (answer Answer) {
 	return answer
 }
 
-// hold holds al's amount in the open accounts.
-func (b *Batch) hold(al *Allocation) {
+// hold holds al's amount in the open accounts, and returns where.
+func (b *Batch) hold(al *Allocation) []Hold {
 	n := 0
 	for _, a := range b.shared {
 		n += len(a.Counters)
 	}
-	al.Holds = make([]Hold, 0, n)
+	holds := make([]Hold, 0, n)
 	for _, a := range b.shared {
 		b.touch(a)
 		a.Held = a.Held.Add(al.Reserved)
@@ -141,9 +145,10 @@ func (b *Batch) hold(al *Allocation) {
 			c := &a.Counters[i]
 			c.drain(&b.Moment)
 			c.Held = c.Held.Add(al.Reserved)
-			al.Holds = append(al.Holds, Hold{a, c.Epoch})
+			holds = append(holds, Hold{a, c.Epoch})
 		}
 	}
+	return holds
 }
 
 // touch saves a and notes that it is used now.
@@ -183,7 +188,7 @@ func (b *Batch) Settle(t *service.Settlement, key Key, meta []byte) (service.Rec
 		b.Counted.Flagged++
 	}
 	if meta != nil {
-		al.Meta = meta
+		al.Meta = string(meta)
 	}
 	return al.receipt(), nil
 }
@@ -217,8 +222,8 @@ func (a *Account) use(m *Moment, amount service.Micros) {
 // charge ends a held or expired allocation. What was reserved counts where it was held, what is above it in
 // the windows that there are now.
 func (b *Batch) charge(al *Allocation, amount service.Micros) {
-	if b.book.Allocations[al.Key] == nil {
-		b.book.Allocations[al.Key] = al // it came from the tables
+	if b.book.Allocation(al.Key) == nil {
+		b.book.AddAllocation(al) // it came from the tables
 		b.warmed = append(b.warmed, al.Key)
 	}
 	b.saveAllocation(al)
@@ -253,8 +258,7 @@ func (b *Batch) charge(al *Allocation, amount service.Micros) {
 // the batch is durable, so it steps over what this batch has ended.
 func (b *Batch) Expire() int {
 	n := 0
-	for e := b.book.held.Front(); e != nil; e = e.Next() {
-		al := e.Value.(*Allocation)
+	for al := b.book.held.oldest; al != nil; al = al.newer {
 		if b.Age-al.Age < b.book.HoldTime {
 			break
 		}

@@ -43,7 +43,7 @@ type schedule struct {
 
 func newSchedule(t *testing.T, seed uint64) *schedule {
 	s := &schedule{
-		T: t, rng: rand.New(rand.NewPCG(seed, 7)), now: time.Date(2026, 3, 14, 0, 0, 0, 0, time.UTC), book: book.New(0),
+		T: t, rng: rand.New(rand.NewPCG(seed, 7)), now: time.Date(2026, 3, 14, 0, 0, 0, 0, time.UTC), book: book.New(0, 0),
 		charged: map[string]service.Micros{}, minute: 12, burst: 0,
 	}
 	s.book.HoldTime, s.book.MaxAccounts = 5*time.Minute, 1000
@@ -149,11 +149,11 @@ func (s *schedule) keep() {
 // snapshot is all that Undo has to bring back.
 func (s *schedule) snapshot() map[string]any {
 	all := map[string]any{}
-	for name, a := range s.book.Accounts {
-		all["account "+name.Alias] = []any{a.Sums, slices.Clone(a.Counters)}
+	for a := range s.book.Accounts {
+		all["account "+a.Name.Alias] = []any{a.Sums, slices.Clone(a.Counters)}
 	}
-	for _, al := range s.book.Allocations {
-		all["allocation "+al.ID] = []any{al.Progress, slices.Clone(al.Holds), al.Prev}
+	for al := range s.book.Allocations {
+		all["allocation "+al.ID] = []any{al.Progress, slices.Clone(al.Holds()), al.Prev}
 	}
 	all["size"] = s.book.Size
 	return all
@@ -162,7 +162,7 @@ func (s *schedule) snapshot() map[string]any {
 // admitted checks that nothing was admitted beyond a limit: right after, what is used and held is within all of them.
 func (s *schedule) admitted(alias string) {
 	for _, name := range []string{alias, "* * ann"} {
-		for _, c := range s.book.Accounts[book.Name{App: "acme", Alias: name}].Counters {
+		for _, c := range s.book.Account(book.Name{App: "acme", Alias: name}).Counters {
 			if c.Limited && !c.Soft && c.Used+c.Held > c.Limit {
 				s.Errorf("%s, %v (bucket %v): used %d and held %d of %d", name, c.Window, c.Bucket, c.Used, c.Held, c.Limit)
 			}
@@ -174,9 +174,9 @@ func (s *schedule) admitted(alias string) {
 func (s *schedule) check() {
 	total, held, holds := map[string]service.Micros{}, map[string]service.Micros{}, 0
 	inCounter := map[*book.Account]map[uint32]service.Micros{}
-	for _, al := range s.book.Allocations {
+	for al := range s.book.Allocations {
 		names := map[*book.Account]bool{al.Account: true}
-		for _, h := range al.Holds {
+		for _, h := range al.Holds() {
 			names[h.Account] = true
 			if al.State == service.StateHeld {
 				if inCounter[h.Account] == nil {
@@ -196,7 +196,7 @@ func (s *schedule) check() {
 	if listed := s.book.HeldCount(); len(s.pending) == 0 && listed != holds {
 		s.Errorf("%d are held, %d of them will expire", holds, listed)
 	}
-	for _, a := range s.book.Accounts {
+	for a := range s.book.Accounts {
 		if a.Held != held[a.Name.Alias] {
 			s.Errorf("%s: holds %d, its allocations %d", a.Name.Alias, a.Held, held[a.Name.Alias])
 		}
@@ -209,7 +209,7 @@ func (s *schedule) check() {
 			}
 		}
 	}
-	for _, al := range s.book.Allocations {
+	for al := range s.book.Allocations {
 		if first, known := s.charged[al.ID]; known && al.Charged != first {
 			s.Errorf("%s: acknowledged %d, charged %d", al.ID, first, al.Charged)
 		}
