@@ -109,6 +109,37 @@ func TestExpiredBeforeYoung(t *testing.T) {
 	}
 }
 
+// What one replica has swept stays out of the way of another with another hold time.
+func TestHoldTimeChanges(t *testing.T) {
+	cluster := pgtest.Start(t)
+	clock, url := ledgertest.NewClock(), cluster.Database(t)
+	for i, hold := range []time.Duration{time.Minute, time.Hour, time.Second, time.Minute} {
+		s, err := postgres.Open(t.Context(), postgres.Options{URL: url, Now: clock.Now, HoldTime: hold})
+		if err != nil {
+			t.Fatal(err)
+		}
+		sweep := func(want int) {
+			t.Helper()
+			if n, err := s.Sweep(t.Context()); n != want || err != nil {
+				t.Errorf("hold time %v: %d expired, %v; want %d", hold, n, err, want)
+			}
+		}
+		for j := range 2 {
+			r := service.Reservation{Application: "a", Alias: "GET /x", ID: fmt.Sprint(i, j), Amount: 1}
+			if _, err := service.Reserve(t.Context(), s, r); err != nil {
+				t.Fatal(err)
+			}
+			clock.Move(hold - time.Microsecond)
+			sweep(0)
+			clock.Move(time.Microsecond)
+			sweep(1)
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestQueriesLeaveDecisionsAlone(t *testing.T) {
 	s := open(t, postgres.Options{URL: pgtest.Start(t).Database(t)})
 	defer s.Close()

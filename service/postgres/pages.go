@@ -20,6 +20,9 @@ import (
 // expireAtOnce bounds the allocations that one transaction expires.
 const expireAtOnce = 4096
 
+// neverSwept is less than any age.
+const neverSwept = -1
+
 const (
 	ledgerColumns     = "num, app, alias, held, total, touched, epochs, last, counters"
 	allocationColumns = "seq, key, ledger, id, reserved, reserved_at, age, prev, detail, state, flags, charged, ended_at, meta"
@@ -30,6 +33,7 @@ type pages struct {
 	book      *book.Book
 	byNum     map[uint32]*book.Account
 	held      int64 // how many allocations are held, in the book or not
+	swept     int64 // no allocation of that age or less will be held, µs
 	exporting bool  // there are exports, which want to see settlements
 }
 
@@ -55,8 +59,9 @@ const (
 		set_config('enable_nestloop', 'off', true), set_config('enable_mergejoin', 'off', true),
 		set_config('max_parallel_workers_per_gather', '0', true), set_config('jit', 'off', true),
 		set_config('plan_cache_mode', 'force_generic_plan', true), set_config('statement_timeout', $1, true)`
-	// The $3 oldest of the allocations that have been held for the time $2, a moment later than in the batch.
-	expiredSQL = `FROM usageflow.allocations WHERE state = 0 AND age <= (SELECT age + greatest(0, ` + nowSQL + ` - wall) FROM usageflow.clock) - $2
+	// The $3 oldest of the allocations that have been held for the time $2, a moment later than in the batch. Where the sweep
+	// has been, the index is full of entries of what is held no more, until a vacuum.
+	expiredSQL = `FROM usageflow.allocations WHERE state = 0 AND age > (SELECT swept FROM usageflow.clock) AND age <= (SELECT age + greatest(0, ` + nowSQL + ` - wall) FROM usageflow.clock) - $2
 		ORDER BY age, seq LIMIT $3`
 	// A ledger comes twice that is both named and held in. The array keeps this from being a join, of which the planner may begin with all ledgers.
 	ledgersSQL = `SELECT ` + ledgerColumns + ` FROM usageflow.ledgers WHERE name = ANY ($5)
@@ -110,6 +115,7 @@ func (p *pages) readClock(row pgx.Row) error {
 		p.book.Clock.Last = time.UnixMicro(wall)
 	}
 	p.book.NextSeq, p.book.NextNum, p.book.Size = uint64(nextSeq), uint32(nextLedger), int(ledgers)
+	p.swept = age - p.book.HoldTime.Microseconds() - 1 // what is read reaches that far, wherever the wall clock is by then
 	return nil
 }
 
@@ -142,7 +148,8 @@ func scanLedger(row pgx.Row) (*book.Account, error) {
 
 func (p *pages) readAllocations(rows pgx.Rows) error {
 	var held []*book.Allocation
-	for rows.Next() {
+	n := 0
+	for ; rows.Next(); n++ {
 		coded, err := scanAllocation(rows)
 		if err != nil {
 			return err
@@ -158,6 +165,9 @@ func (p *pages) readAllocations(rows pgx.Rows) error {
 		if al.State == service.StateHeld {
 			held = append(held, al)
 		}
+	}
+	if n >= expireAtOnce { // there may be more
+		p.swept = neverSwept
 	}
 	// The oldest first: what expires is looked for from there.
 	slices.SortFunc(held, func(a, b *book.Allocation) int { return cmp.Or(cmp.Compare(a.Age, b.Age), cmp.Compare(a.Seq, b.Seq)) })
@@ -208,7 +218,7 @@ const (
 	addUsageSQL = ` ON CONFLICT (at, ledger) DO UPDATE SET amount = least(9223372036854775807, u.amount::numeric + excluded.amount)::bigint,
 		requests = u.requests + excluded.requests, voided = u.voided + excluded.voided, expired = u.expired + excluded.expired, flagged = u.flagged + excluded.flagged`
 	outboxSQL   = `INSERT INTO usageflow.outbox (seq) SELECT seq FROM unnest($1::bigint[]) WITH ORDINALITY AS new (seq, n) ORDER BY n`
-	setClockSQL = `UPDATE usageflow.clock SET age = $1, wall = $2, next_seq = $3, next_ledger = $4, ledgers = $5, held = $6`
+	setClockSQL = `UPDATE usageflow.clock SET age = $1, wall = $2, next_seq = $3, next_ledger = $4, ledgers = $5, held = $6, swept = greatest(swept, $7)`
 )
 
 // write writes what b has changed and commits.
@@ -232,7 +242,7 @@ func (p *pages) write(ctx context.Context, conn *pgxpool.Conn, b *book.Batch) er
 		batch.Queue(outboxSQL, settled)
 	}
 	// Also where nothing else has changed: the time until now has passed.
-	batch.Queue(setClockSQL, p.book.Clock.Age.Microseconds(), p.book.Clock.Last.UnixMicro(), int64(p.book.NextSeq), int64(p.book.NextNum), int64(p.book.Size), p.held)
+	batch.Queue(setClockSQL, p.book.Clock.Age.Microseconds(), p.book.Clock.Last.UnixMicro(), int64(p.book.NextSeq), int64(p.book.NextNum), int64(p.book.Size), p.held, p.swept)
 	committed := errors.New("the transaction was rolled back")
 	var tag string
 	batch.Queue(`COMMIT`).Exec(func(ct pgCommandTag) error {

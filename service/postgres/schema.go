@@ -73,6 +73,8 @@ CREATE TABLE usageflow.outbox (n bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY
 CREATE TABLE usageflow.exports (name text PRIMARY KEY, delivered bigint NOT NULL);
 CREATE TABLE usageflow.document (version bigint NOT NULL, data bytea NOT NULL);
 `, `
+-- The clock comes first, as in a batch. What is up to this age (µs) is held no more: the search for what expires begins after it.
+ALTER TABLE usageflow.clock ADD COLUMN swept bigint NOT NULL DEFAULT -1;
 -- A row of which no index changes is updated in its page alone. A ledger's index changes with the minute, not with each batch:
 -- otherwise all versions of a hot one are looked at in each, as long as any transaction in the database may see them.
 DROP INDEX usageflow.ledgers_touched;
