@@ -11,7 +11,6 @@ import (
 	"net"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"syscall"
 	"time"
 
@@ -127,14 +126,6 @@ func (o *serveOptions) check(stderr io.Writer) (*slog.Logger, error) {
 	return nil, fmt.Errorf("--log-format %q is neither json nor text", o.logFormat)
 }
 
-// collectOften has garbage collected when it is half as much as what is in use, and not as much. Most of what is in use are the
-// ledgers, which stay: with a million of them that saves 150 MiB, and takes no measurable time. The environment may know better.
-func collectOften() {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(50)
-	}
-}
-
 // serve runs the service until ctx ends, then drains it and closes the ledger: whatever was acknowledged is on disk then.
 func (o *serveOptions) serve(ctx context.Context, config *service.Config, log *slog.Logger, stdout io.Writer) (err error) {
 	hangups := make(chan os.Signal, 1)
@@ -151,7 +142,7 @@ func (o *serveOptions) serve(ctx context.Context, config *service.Config, log *s
 		return err
 	}
 	defer func() { err = errors.Join(err, ledger.Close()) }()
-	collectOften() // from here on: the start is the quicker for less of it
+	go tuneCollector(ctx) // from here on: the start is the quicker for collecting less often
 	stopExports, err := o.exports.start(ctx, ledger, log)
 	if err != nil {
 		return err

@@ -6,12 +6,14 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/usageflow/usageflow-go-middleware/service/internal/wait"
 )
 
 // janitorInterval is how often what is too old is looked for, and retireAtOnce how many allocations go at a time.
 const (
 	janitorInterval = 5 * time.Second
-	retireAtOnce    = 10_000
+	retireAtOnce    = 5_000
 )
 
 // janitor removes, or makes smaller, what is old.
@@ -38,25 +40,48 @@ func (s *Store) putAway(ctx context.Context) error {
 	}
 	err = s.mergeHours(ctx, now.Wall.Add(-hourlyFor).UnixMilli())
 	if s.opts.Retention > 0 {
-		err = errors.Join(err, s.retire(ctx, now.Wall.Add(-s.opts.Retention).UnixMilli()))
+		err = errors.Join(err, s.retireAll(ctx, now.Wall.Add(-s.opts.Retention).UnixMilli()))
 	}
 	return err
 }
 
-// retire removes allocations that were reserved before cutoff (Unix ms), are over, and have been exported. What
+// retireAll goes on until nothing is due, or the janitor's time is over: it comes back soon.
+func (s *Store) retireAll(ctx context.Context, cutoff int64) error {
+	for {
+		var due bool
+		err := s.pool.QueryRow(ctx, `SELECT coalesce((SELECT reserved_at < $1 FROM usageflow.allocations ORDER BY seq LIMIT 1), false)`, cutoff).Scan(&due)
+		if err != nil || !due {
+			return err
+		}
+		began := time.Now()
+		switch n, err := s.retire(ctx, cutoff); {
+		case errors.Is(err, context.DeadlineExceeded):
+			return nil
+		case err != nil || n == 0:
+			return err
+		}
+		if !wait.For(ctx, time.Since(began)) { // decisions get half of the time at least
+			return nil
+		}
+	}
+}
+
+// retire removes some allocations that were reserved before cutoff (Unix ms), are over, and have been exported. What
 // they add up to stays.
-func (s *Store) retire(ctx context.Context, cutoff int64) error {
-	return pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+func (s *Store) retire(ctx context.Context, cutoff int64) (n int64, err error) {
+	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		// Nothing is decided meanwhile: a settlement of what goes would be lost.
 		if _, err := tx.Exec(ctx, lockSQL); err != nil {
 			return err
 		}
-		_, err := tx.Exec(ctx, `DELETE FROM usageflow.allocations WHERE seq IN (
+		gone, err := tx.Exec(ctx, `DELETE FROM usageflow.allocations WHERE seq IN (
 		SELECT seq FROM (SELECT seq, reserved_at, ended_at, state FROM usageflow.allocations
 			WHERE seq < coalesce((SELECT min(seq) FROM usageflow.outbox), 9223372036854775807) ORDER BY seq LIMIT $2) AS oldest
 		WHERE reserved_at < $1 AND ended_at < $1 AND state <> 0)`, cutoff, retireAtOnce)
+		n = gone.RowsAffected()
 		return err
 	})
+	return n, err
 }
 
 // hourlyFor is how long usage is kept by the hour; then it is kept by the day, for ever.

@@ -5,6 +5,8 @@ package postgres_test
 import (
 	"io"
 	"log/slog"
+	"strconv"
+	"sync"
 	"testing"
 	"time"
 
@@ -83,4 +85,47 @@ func TestHoursBecomeDays(t *testing.T) {
 			t.Errorf("day %d: %d rows, amount %d, voided %d", want.day, rows, amount, voided)
 		}
 	}
+}
+
+// What is old, over and exported goes, however much it is; what is held or young stays, and so do sums.
+func TestRetention(t *testing.T) {
+	clock := ledgertest.NewClock()
+	s := open(t, postgres.Options{URL: pgtest.Start(t).Database(t), Now: clock.Now})
+	defer s.Close()
+	const many = 12_000 // more than go at once
+	settle := func(from, to int) {
+		t.Helper()
+		var answers sync.WaitGroup
+		for i := from; i < to; i++ {
+			answers.Add(1)
+			if err := s.SubmitSettle(settlement("a", "GET /x", strconv.Itoa(i), 1), func(_ service.Receipt, err error) {
+				if err != nil {
+					t.Error(err)
+				}
+				answers.Done()
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		answers.Wait()
+	}
+	retired := func(want int) {
+		t.Helper()
+		if err := s.Retire(t.Context(), clock.Now().Add(-24*time.Hour).UnixMilli()); err != nil {
+			t.Fatal(err)
+		}
+		if l, _, err := s.Find(t.Context(), "a", "GET /x"); err != nil || l.Total != many+10 {
+			t.Errorf("the sum is %v, %v", l.Total, err)
+		}
+		found, err := s.Allocations(t.Context(), service.AllocationQuery{Application: "a", Alias: "GET /x", Limit: 1000})
+		if err != nil || len(found) != want {
+			t.Errorf("%d are kept, want %d, %v", len(found), want, err)
+		}
+	}
+	settle(0, many)
+	clock.Move(48 * time.Hour)
+	settle(many, many+10)
+	retired(10)
+	clock.Move(48 * time.Hour)
+	retired(0)
 }
