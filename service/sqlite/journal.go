@@ -44,6 +44,9 @@ func openJournal(opts wal.Options, seq uint64, apply func(*row) error) (*journal
 // last is the number of the last row.
 func (j *journal) last() uint64 { return j.log.Last() }
 
+// durable is the number of the last row that is.
+func (j *journal) durable() uint64 { return j.log.Durable() }
+
 // append adds a row. After an error no row is left that was not durable before.
 func (j *journal) append(row []byte) error {
 	_, err := j.log.Append(row)

@@ -32,28 +32,39 @@ func (s *Store) writer() {
 		for len(group) < cap(group) && len(s.toWrite) > 0 {
 			group = append(group, <-s.toWrite)
 		}
-		err := errEarlierBatch
+		done, err := 0, errEarlierBatch
 		if group[0].round != failed {
-			err = s.write(group)
+			done, err = s.write(group)
 		}
-		for _, d := range group {
-			if d.err = err; err != nil {
-				failed = d.round
+		for i, d := range group {
+			if d.err = nil; i >= done {
+				d.err, failed = err, d.round
 			}
 			s.written <- d
 		}
 	}
 }
 
-// write makes group durable, or nothing of it.
-func (s *Store) write(group []*decided) error {
+// write makes the batches of group durable, in order, and returns how many are. An error is that of the next one.
+func (s *Store) write(group []*decided) (done int, err error) {
 	s.journal.trimTo(s.mayTrim.Load())
+	before := s.journal.durable()
 	for _, d := range group {
-		if len(d.row) > 0 {
-			if err := s.journal.append(d.row); err != nil {
-				return err
-			}
+		if len(d.row) > 0 && err == nil {
+			err = s.journal.append(d.row)
 		}
 	}
-	return s.journal.sync()
+	if err == nil {
+		err = s.journal.sync()
+	}
+	if err == nil {
+		return len(group), nil
+	}
+	// A row that begins a segment of the log makes those before it durable first.
+	rows := s.journal.durable() - before
+	for done < len(group) && (len(group[done].row) == 0 || rows > 0) {
+		rows -= uint64(min(1, len(group[done].row)))
+		done++
+	}
+	return done, err
 }
