@@ -108,7 +108,7 @@ func (s *Store) addToFilter(j *foldJob) {
 			continue
 		}
 		for i := range j.allocs {
-			if j.allocs[i].fresh {
+			if j.allocs[i].needsKey() {
 				f.add(&j.allocs[i].Key)
 				f.keys++
 			}

@@ -36,12 +36,15 @@ type foldedAllocation struct {
 
 func (j *foldJob) size() int { return len(j.accounts) + len(j.allocs) }
 
-// freshByKey returns the allocations whose keys the tables don't have, or may have lost (one that is settled when it
-// is old enough to go), in the order of the key index, so that neighbours are written together.
+// needsKey reports whether the tables don't have the key, or may have lost it: one that is settled late may be old enough to go.
+func (al *foldedAllocation) needsKey() bool { return al.fresh || al.now.Flags&service.FlagLate != 0 }
+
+// freshByKey returns the allocations that need their keys written, in the order of the key index, so that neighbours are written
+// together.
 func (j *foldJob) freshByKey() []*book.Allocation {
 	var fresh []*book.Allocation
 	for i := range j.allocs {
-		if j.allocs[i].fresh || j.allocs[i].now.Flags&service.FlagLate != 0 {
+		if j.allocs[i].needsKey() {
 			fresh = append(fresh, j.allocs[i].Allocation)
 		}
 	}
