@@ -21,7 +21,7 @@ func (l *Log) begin(size int) error {
 	if err := l.closeFile(); err != nil {
 		return err
 	}
-	s := segment{l.next, true}
+	s := segment{l.next, size == l.size}
 	h := header{l.next, rand.Uint64()}
 	if err := l.prepare(s.name(), h, size); err != nil {
 		return fmt.Errorf("begin a segment of the log: %w", err)

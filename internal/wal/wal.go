@@ -188,9 +188,12 @@ func (l *Log) Sync() error {
 	return nil
 }
 
-// Drop takes the records that no Sync has confirmed out of the log. After a crash they may be there all the same.
+// Drop takes the records that no Sync has confirmed out of the log. After a crash they may be there all the same, until the next
+// record is: it begins a new segment, so that none of them can be read as the one that follows it.
 func (l *Log) Drop() {
-	l.dropped = l.dropped || len(l.unsynced) > 0
+	if len(l.unsynced) > 0 {
+		l.dropped, l.capacity = true, 0
+	}
 	l.next = l.durable + 1
 	l.unsynced, l.flushed = l.unsynced[:0], 0
 }

@@ -307,3 +307,47 @@ func TestDir(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// What was dropped is not read behind the records that took its place.
+func TestDropped(t *testing.T) {
+	disk := waltest.New(-1)
+	log, err := openLog(disk, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	appendAll := func(records ...string) {
+		t.Helper()
+		for _, r := range records {
+			if _, err := log.Append([]byte(r)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	appendAll("kept")
+	if err := log.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	appendAll("old 2", "old 3")
+	disk.Fault(func(op, _ string) error {
+		if op == "sync" {
+			return syscall.EIO
+		}
+		return nil
+	})
+	if err := log.Sync(); !errors.Is(err, syscall.EIO) {
+		t.Fatal(err)
+	}
+	disk.Fault(nil)
+	log.Drop()
+	appendAll("new 2")
+	if err := log.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	var found []string
+	if _, err := openLog(disk.AfterCrash(nil, false, -1), func(_ uint64, data []byte) error {
+		found = append(found, string(data))
+		return nil
+	}); err != nil || strings.Join(found, ", ") != "kept, new 2" {
+		t.Errorf("found %q, %v", found, err)
+	}
+}

@@ -169,6 +169,9 @@ func (s *Store) restore(ctx context.Context, log wal.Options) error {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return err
 		}
+		if err := wal.Dir(s.opts.Dir).Sync(); err != nil { // the journal's name is durable before anything in it counts
+			return err
+		}
 		log.Files = wal.Dir(dir)
 	}
 	s.folded = s.tables.folded
