@@ -46,7 +46,9 @@ func (s *Store) committer(ctx context.Context) {
 		case answer := <-s.waiters:
 			s.wait(answer)
 		case <-tick.C:
-			s.decide(ctx, s.newDecided())
+			if len(s.unwritten) < maxDecided {
+				s.decide(ctx, s.newDecided())
+			}
 			s.startFold()
 		}
 	}
