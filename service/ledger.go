@@ -43,7 +43,7 @@ type Ledger interface {
 	SubmitReserve(r Reservation, done func(Decision, error)) error
 	// SubmitSettle is the same for a settlement.
 	SubmitSettle(s Settlement, done func(Receipt, error)) error
-	// Sweep expires the held allocations whose time is over and returns how many they were. Ledgers
+	// Sweep expires the held allocations whose time is over, or some where they are thousands, and returns how many they were. Ledgers
 	// also do so by themselves, before each batch of operations and about once a second.
 	Sweep(ctx context.Context) (int, error)
 	// Ledgers returns those ledgers that q selects.

@@ -12,6 +12,9 @@ import (
 // DefaultSegment is the size of segments where Options say nothing.
 const DefaultSegment = 8 << 20
 
+// maxKept is how many bytes of memory a log keeps for its next records.
+const maxKept = 1 << 20
+
 // Options configure a Log.
 type Options struct {
 	// Files is the folder.
@@ -78,6 +81,9 @@ func (l *Log) list() error {
 	for _, name := range names {
 		if name == spareName {
 			data, err := l.files.Read(name)
+			if err == nil && len(data) != l.size {
+				err = l.files.Remove(name)
+			}
 			if err != nil {
 				return err
 			}
@@ -183,7 +189,7 @@ func (l *Log) Sync() error {
 		return err
 	}
 	l.end += len(l.unsynced)
-	l.unsynced, l.flushed = l.unsynced[:0], 0
+	l.clear()
 	l.durable = l.next - 1
 	return nil
 }
@@ -195,6 +201,14 @@ func (l *Log) Drop() {
 		l.dropped, l.capacity = true, 0
 	}
 	l.next = l.durable + 1
+	l.clear()
+}
+
+// clear empties unsynced, whose memory is kept unless it is much.
+func (l *Log) clear() {
+	if cap(l.unsynced) > maxKept {
+		l.unsynced = nil
+	}
 	l.unsynced, l.flushed = l.unsynced[:0], 0
 }
 

@@ -286,9 +286,15 @@ func TestDir(t *testing.T) {
 			t.Fatalf("%d files, %v", len(entries), err)
 		}
 	}
-	log, err := openLog(wal.Dir(dir), func(uint64, []byte) error { return nil })
+	if _, err := os.Stat(dir + "/spare"); err != nil {
+		t.Errorf("nothing is kept to be used again: %v", err)
+	}
+	log, err := wal.Open(wal.Options{Files: wal.Dir(dir), Segment: 8192}, func(uint64, []byte) error { return nil })
 	if err != nil {
 		t.Fatal(err)
+	}
+	if _, err := os.Stat(dir + "/spare"); !os.IsNotExist(err) {
+		t.Errorf("a spare segment of another size: %v", err)
 	}
 	if err := log.Skip(last + 10); err != nil {
 		t.Fatal(err)

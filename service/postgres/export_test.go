@@ -2,6 +2,8 @@ package postgres
 
 import "context"
 
+const MergeLockSQL = mergeLockSQL
+
 // MergeHours is the janitor's.
 func (s *Store) MergeHours(ctx context.Context, cutoff int64) error { return s.mergeHours(ctx, cutoff) }
 

@@ -7,6 +7,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/usageflow/usageflow-go-middleware/service/internal/book"
 	"github.com/usageflow/usageflow-go-middleware/service/internal/wait"
 )
 
@@ -19,18 +20,30 @@ const (
 // janitor removes, or makes smaller, what is old.
 func (s *Store) janitor() {
 	defer s.wg.Done()
-	tick := time.NewTicker(janitorInterval)
-	defer tick.Stop()
-	for {
-		select {
-		case <-tick.C:
-		case <-s.closing:
+	ctx, cancel := context.WithCancel(s.ctx)
+	defer cancel()
+	go func() {
+		<-s.closing
+		cancel()
+	}()
+	for wait.For(ctx, janitorInterval) {
+		err := s.putAwayFor(ctx, janitorInterval)
+		if ctx.Err() != nil {
 			return
 		}
-		ctx, cancel := context.WithTimeout(s.ctx, janitorInterval)
-		s.retireAlarm.Report(s.opts.Logger, "putting away what is old", s.putAway(ctx))
-		cancel()
+		s.retireAlarm.Report(s.opts.Logger, "putting away what is old", err)
 	}
+}
+
+// putAwayFor puts away what it can in the time d: what is left is no failure.
+func (s *Store) putAwayFor(ctx context.Context, d time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	err := s.putAway(ctx)
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return nil
+	}
+	return err
 }
 
 func (s *Store) putAway(ctx context.Context) error {
@@ -38,7 +51,7 @@ func (s *Store) putAway(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = s.mergeHours(ctx, now.Wall.Add(-hourlyFor).UnixMilli())
+	err = s.mergeHours(ctx, now.Wall.Add(-book.HourlyFor).UnixMilli())
 	if s.opts.Retention > 0 {
 		err = errors.Join(err, s.retireAll(ctx, now.Wall.Add(-s.opts.Retention).UnixMilli()))
 	}
@@ -54,10 +67,7 @@ func (s *Store) retireAll(ctx context.Context, cutoff int64) error {
 			return err
 		}
 		began := time.Now()
-		switch n, err := s.retire(ctx, cutoff); {
-		case errors.Is(err, context.DeadlineExceeded):
-			return nil
-		case err != nil || n == 0:
+		if n, err := s.retire(ctx, cutoff); err != nil || n == 0 {
 			return err
 		}
 		if !wait.For(ctx, time.Since(began)) { // decisions get half of the time at least
@@ -84,38 +94,49 @@ func (s *Store) retire(ctx context.Context, cutoff int64) (n int64, err error) {
 	return n, err
 }
 
-// hourlyFor is how long usage is kept by the hour; then it is kept by the day, for ever.
-const hourlyFor = 90 * 24 * time.Hour
-
-const dayMillis = 24 * 60 * 60 * 1000
-
-// mergeSQL adds some rows of a day's later hours to those of its first one. One replica does it at a time.
-const mergeSQL = `WITH gone AS (
+const (
+	// mergeLockSQL lets one replica at a time merge.
+	mergeLockSQL = `SELECT pg_try_advisory_xact_lock(hashtextextended('usageflow hours', 0))`
+	// mergeSQL adds some rows of a day's later hours to those of its first one.
+	mergeSQL = `WITH gone AS (
 		DELETE FROM usageflow.usage AS u USING (
-			SELECT at, ledger FROM usageflow.usage
-			WHERE at > $1 AND at < $1 + 86400000 AND pg_try_advisory_xact_lock(hashtextextended('usageflow hours', 0))
-			ORDER BY at, ledger LIMIT $2) AS later
+			SELECT at, ledger FROM usageflow.usage WHERE at > $1 AND at < $1 + 86400000 ORDER BY at, ledger LIMIT $2) AS later
 		WHERE u.at = later.at AND u.ledger = later.ledger RETURNING u.*)
 	INSERT INTO usageflow.usage AS u
 	SELECT $1::bigint, ledger, least(9223372036854775807, sum(amount))::bigint, sum(requests)::bigint, sum(voided)::bigint, sum(expired)::bigint, sum(flagged)::bigint
 	FROM gone GROUP BY ledger` + addUsageSQL
+)
 
 // mergeHours puts hours of days that ended before cutoff (Unix ms) together, a bit of one day at a time.
 func (s *Store) mergeHours(ctx context.Context, cutoff int64) error {
-	for s.merged+dayMillis <= cutoff {
+	for s.merged+book.DayMillis <= cutoff {
 		var at int64
 		if err := s.pool.QueryRow(ctx, `SELECT coalesce((SELECT at FROM usageflow.usage WHERE at >= $1 ORDER BY at LIMIT 1), $2)`, s.merged, cutoff).Scan(&at); err != nil {
 			return err
 		}
-		day := at - at%dayMillis
-		if day+dayMillis > cutoff {
+		day := at - at%book.DayMillis
+		if day+book.DayMillis > cutoff {
 			return nil
 		}
-		tag, err := s.pool.Exec(ctx, mergeSQL, day, retireAtOnce)
-		if err != nil || tag.RowsAffected() > 0 {
+		done, err := s.mergeDay(ctx, day)
+		if err != nil || !done {
 			return err // the rest comes next time
 		}
-		s.merged = day + dayMillis
+		s.merged = day + book.DayMillis
 	}
 	return nil
+}
+
+// mergeDay merges some of a day, and reports whether nothing was left of it. Another replica that is at it leaves nothing to do.
+func (s *Store) mergeDay(ctx context.Context, day int64) (done bool, err error) {
+	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		var locked bool
+		if err := tx.QueryRow(ctx, mergeLockSQL).Scan(&locked); err != nil || !locked {
+			return err
+		}
+		tag, err := tx.Exec(ctx, mergeSQL, day, retireAtOnce)
+		done = err == nil && tag.RowsAffected() == 0
+		return err
+	})
+	return done, err
 }

@@ -243,7 +243,6 @@ func (p *pages) write(ctx context.Context, conn *pgxpool.Conn, b *book.Batch) er
 	}
 	// Also where nothing else has changed: the time until now has passed.
 	batch.Queue(setClockSQL, p.book.Clock.Age.Microseconds(), p.book.Clock.Last.UnixMicro(), int64(p.book.NextSeq), int64(p.book.NextNum), int64(p.book.Size), p.held, p.swept)
-	committed := errors.New("the transaction was rolled back")
 	var tag string
 	batch.Queue(`COMMIT`).Exec(func(ct pgCommandTag) error {
 		tag = ct.String()
@@ -253,7 +252,7 @@ func (p *pages) write(ctx context.Context, conn *pgxpool.Conn, b *book.Batch) er
 		return err
 	}
 	if tag != "COMMIT" { // a failed transaction's COMMIT is a ROLLBACK, and no error
-		return committed
+		return errors.New("the transaction was rolled back")
 	}
 	return nil
 }

@@ -71,6 +71,19 @@ func TestHoursBecomeDays(t *testing.T) {
 	if _, err := conn.Exec(t.Context(), `INSERT INTO usageflow.usage SELECT d * 86400000::bigint + h * 3600000, 1, 10, 1, 2, 3, 1 FROM generate_series(100, 102) AS d, generate_series(0, 23) AS h`); err != nil {
 		t.Fatal(err)
 	}
+	tx, err := conn.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec(t.Context(), postgres.MergeLockSQL); err != nil { // as another replica that is at it
+		t.Fatal(err)
+	}
+	if err := s.MergeHours(t.Context(), 102*day); err != nil {
+		t.Fatal(err)
+	}
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	for range 5 {
 		if err := s.MergeHours(t.Context(), 102*day); err != nil {
 			t.Fatal(err)

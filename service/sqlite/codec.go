@@ -11,7 +11,7 @@ import (
 	"github.com/usageflow/usageflow-go-middleware/service/internal/book"
 )
 
-// A journal row holds the records that one transaction left behind, whole: replaying rows in order
+// A journal row holds the records that one batch left behind, whole: replaying rows in order
 // needs no rule of the ledger, and replaying one twice changes nothing.
 //
 //	row     = version byte, crc32 of the rest (4 bytes, little endian), age, wall, count, account…, count, allocation…

@@ -24,7 +24,7 @@ func (s *Store) committer(ctx context.Context) {
 	s.startFilter()
 	for {
 		queue := s.queue.C()
-		if len(s.unwritten) == maxDecided {
+		if len(s.unfinished) == maxDecided {
 			queue = nil
 		}
 		select {
@@ -46,7 +46,7 @@ func (s *Store) committer(ctx context.Context) {
 		case answer := <-s.waiters:
 			s.wait(answer)
 		case <-tick.C:
-			if len(s.unwritten) < maxDecided {
+			if len(s.unfinished) < maxDecided {
 				s.decide(ctx, s.newDecided())
 			}
 			s.startFold()
@@ -94,11 +94,11 @@ func (s *Store) decide(ctx context.Context, d *decided) {
 	d.batch = s.state.Begin()
 	s.mu.Unlock()
 	d.round, d.row = s.round, d.row[:0]
-	if err := s.ready(ctx, d); err != nil {
-		s.drain()
-		d.err = err
-		s.unwritten = append(s.unwritten, d)
-		s.finish(d)
+	err := s.ready(ctx, d)
+	s.readyAlarm.Report(s.opts.Logger, "reading the tables", err)
+	if err != nil {
+		s.drain() // answers go out in order
+		s.reject(d, fmt.Errorf("the ledger could not read: %w", err))
 		return
 	}
 	s.mu.Lock()
@@ -107,8 +107,8 @@ func (s *Store) decide(ctx context.Context, d *decided) {
 	if !d.batch.Empty() {
 		d.row = appendRow(d.row, d.batch, &s.state.Clock)
 	}
-	first := len(s.unwritten) == 0
-	s.unwritten = append(s.unwritten, d)
+	first := len(s.unfinished) == 0
+	s.unfinished = append(s.unfinished, d)
 	if first && len(d.row) == 0 {
 		s.finish(d)
 		return
@@ -124,58 +124,68 @@ func (s *Store) ready(ctx context.Context, d *decided) error {
 	return s.lookup(ctx, d.batch, d.ops)
 }
 
-// finish answers d, the oldest of the batches that were not written. Where it has failed, so have those after it: what they changed is
-// taken back, the last first.
+// finish answers d, the oldest of the batches that are not finished.
 func (s *Store) finish(d *decided) {
-	failed := d.err
-	done := s.unwritten[:1]
-	if failed != nil {
-		for n := 1; n < len(s.unwritten); n++ {
-			<-s.written
-		}
-		done = s.unwritten
-		s.round++
+	s.commitAlarm.Report(s.opts.Logger, "writing the journal", d.err)
+	if d.err != nil {
+		s.undo(d.err)
+		return
 	}
+	s.unfinished = slices.Delete(s.unfinished, 0, 1)
 	s.mu.Lock()
-	for i := len(done) - 1; i >= 0 && failed != nil; i-- {
-		done[i].batch.Undo()
+	s.state.keep(d.batch)
+	s.last += uint64(min(1, len(d.row)))
+	s.count(d.batch)
+	s.mu.Unlock()
+	for i := range d.batch.Accounts {
+		s.dirt.addAccount(d.batch.Accounts[i].Account)
 	}
-	for _, d := range done {
-		if failed == nil {
-			s.state.keep(d.batch)
-			s.last += uint64(min(1, len(d.row)))
-		}
-		s.count(d.batch, len(d.ops), failed)
+	for i := range d.batch.Allocations {
+		s.dirt.addAllocation(d.batch.Allocations[i].Allocation)
+	}
+	s.answer(d, nil)
+}
+
+// undo takes back the batch that failed, which has come from the writer, and all that were decided on top of it, the last first.
+func (s *Store) undo(err error) {
+	failed := s.unfinished
+	s.unfinished = nil
+	for range len(failed) - 1 {
+		<-s.written
+	}
+	s.round++
+	s.mu.Lock()
+	for _, d := range slices.Backward(failed) {
+		d.batch.Undo()
 	}
 	s.mu.Unlock()
-	s.commitAlarm.Report(s.opts.Logger, "writing the journal", failed)
-	for _, d := range done {
-		s.answer(d, failed)
+	for _, d := range failed {
+		s.reject(d, fmt.Errorf("the ledger could not write: %w", err))
 	}
-	s.unwritten = slices.Delete(s.unwritten, 0, len(done))
+}
+
+// reject answers that nothing of d was carried out.
+func (s *Store) reject(d *decided, err error) {
+	s.mu.Lock()
+	s.counted.Failed += uint64(len(d.ops))
+	s.mu.Unlock()
+	s.answer(d, err)
 }
 
 // answer answers d's operations and puts d aside for its next use.
 func (s *Store) answer(d *decided, err error) {
-	if err != nil {
-		err = fmt.Errorf("the ledger could not write: %w", err)
-	} else {
-		for i := range d.batch.Accounts {
-			s.dirt.addAccount(d.batch.Accounts[i].Account)
-		}
-		for i := range d.batch.Allocations {
-			s.dirt.addAllocation(d.batch.Allocations[i].Allocation)
-		}
-	}
 	intake.Answer(d.ops, err)
 	clear(d.ops)
+	if cap(d.row) > maxKeptRow {
+		d.row = nil
+	}
 	d.ops, d.batch, d.err = d.ops[:0], nil, nil
 	s.free = append(s.free, d)
 }
 
 // drain waits until everything that is decided is durable, or has failed.
 func (s *Store) drain() {
-	for len(s.unwritten) > 0 {
+	for len(s.unfinished) > 0 {
 		s.finish(<-s.written)
 	}
 }
@@ -206,14 +216,9 @@ func (s *Store) lookup(ctx context.Context, b *book.Batch, ops []*intake.Operati
 }
 
 // count adds what b did to the store's counters; the caller holds mu.
-func (s *Store) count(b *book.Batch, ops int, err error) {
-	c := &s.counted
-	if err != nil {
-		c.Failed += uint64(ops)
-		return
-	}
+func (s *Store) count(b *book.Batch) {
 	if !b.Empty() {
-		c.Commits++
+		s.counted.Commits++
 	}
-	c.Add(&b.Counted)
+	s.counted.Add(&b.Counted)
 }

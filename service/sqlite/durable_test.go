@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -275,5 +276,41 @@ func TestOpenErrors(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(odd, "usageflow.db")); err != nil {
 		t.Error(err)
+	}
+}
+
+// More holds than one batch ends are over at once: those that have not been come to count as over all the same.
+func TestManyExpire(t *testing.T) {
+	clock := ledgertest.NewClock()
+	s := open(t, sqlite.Options{Now: clock.Now})
+	defer s.Close()
+	const many = 70_000
+	var answers sync.WaitGroup
+	for i := range many {
+		answers.Add(1)
+		r := service.Reservation{Application: "a", Alias: "GET /x", ID: strconv.Itoa(i), Amount: 1}
+		for errors.Is(s.SubmitReserve(r, func(service.Decision, error) { answers.Done() }), service.ErrQueueFull) {
+			if _, err := s.Sweep(t.Context()); err != nil && !errors.Is(err, service.ErrQueueFull) {
+				t.Fatal(err)
+			}
+		}
+	}
+	answers.Wait()
+	clock.Move(ledgertest.HoldTime)
+	r, err := service.Settle(t.Context(), s, service.Settlement{Application: "a", Alias: "GET /x", ID: strconv.Itoa(many - 1), Amount: 2})
+	if err != nil || r.Flags != service.FlagLate {
+		t.Errorf("the youngest is settled: %+v, %v", r, err)
+	}
+	if c := s.Counters(); c.Held == 0 || c.Held == many-1 {
+		t.Errorf("%d are held after a batch", c.Held)
+	}
+	for range 10 {
+		if _, err := s.Sweep(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l, _, err := s.Find(t.Context(), "a", "GET /x")
+	if c := s.Counters(); err != nil || c.Held != 0 || l.Held != 0 || l.Total != 2 || c.Expired != many {
+		t.Errorf("%+v, %+v, %v", c, l, err)
 	}
 }

@@ -64,75 +64,97 @@ func (s *Store) inTables(key *book.Key) bool {
 	return s.tables.hasAllocs && (s.filter == nil || s.filter.has(key))
 }
 
-// startFilter has a new filter filled, for twice the keys that there are. Until it is ready, the one before is used.
+// startFilter has a new filter filled, for twice the keys that there are. Until it is ready, the one before is used. Where they are too
+// many there is none, until the retention has removed some.
 func (s *Store) startFilter() {
-	s.filling = newFilter(2 * int(s.state.NextSeq-s.tables.firstSeq))
-	if s.filling.room > maxFilter {
-		s.filter, s.filling = nil, nil
+	s.newKeys = 0
+	n, err := s.tables.keyCount()
+	if err != nil {
+		s.noFilter(err)
 		return
 	}
-	if !s.tables.hasAllocs {
-		s.filter, s.filling = s.filling, nil
-		return
+	f := newFilter(2 * n)
+	switch {
+	case f.room > maxFilter:
+		s.filter = nil
+	case n == 0:
+		s.filter = f
+	default:
+		s.filling = f
+		s.wg.Add(1)
+		go s.fillFilter(f)
 	}
-	s.wg.Add(1)
-	go s.fillFilter(s.filling)
 }
 
 // fillFilter reads all keys, beside what the committer adds meanwhile.
 func (s *Store) fillFilter(f *filter) {
 	defer s.wg.Done()
-	err := s.tables.eachKey(s.ended, f.add)
-	if err == nil {
-		s.filled <- f
-		return
+	n, err := s.tables.eachKey(s.ended, f.add)
+	if err != nil && !errors.Is(err, service.ErrLedgerClosed) {
+		s.noFilter(err)
 	}
-	s.filled <- nil
-	if !errors.Is(err, service.ErrLedgerClosed) {
-		s.opts.Logger.Warn("the keys of the ledger's tables could not be read; each new one is looked for", "error", err)
-	}
+	s.filled <- filled{n, err}
+}
+
+func (s *Store) noFilter(err error) {
+	s.opts.Logger.Warn("the keys of the ledger's tables could not be read; each new one is looked for", "error", err)
+}
+
+// filled is what has become of a filter: how many keys were read.
+type filled struct {
+	keys int
+	err  error
 }
 
 // finishFilter takes what fillFilter has made.
-func (s *Store) finishFilter(f *filter) {
-	if f != nil {
-		s.filter = f
+func (s *Store) finishFilter(done filled) {
+	if done.err == nil {
+		s.filling.keys += done.keys
+		s.filter = s.filling
 	}
 	s.filling = nil
 }
 
 // addToFilter notes the keys of a job that is in the tables.
 func (s *Store) addToFilter(j *foldJob) {
-	for _, f := range []*filter{s.filter, s.filling} {
-		if f == nil {
+	for i := range j.allocs {
+		if !j.allocs[i].needsKey() {
 			continue
 		}
-		for i := range j.allocs {
-			if j.allocs[i].needsKey() {
+		s.newKeys++
+		for _, f := range []*filter{s.filter, s.filling} {
+			if f != nil {
 				f.add(&j.allocs[i].Key)
 				f.keys++
 			}
 		}
 	}
-	if s.filter != nil && s.filling == nil && s.filter.keys > s.filter.room {
+	due := s.filter == nil && s.newKeys >= minFilter || s.filter != nil && s.filter.keys > s.filter.room
+	if due && s.filling == nil {
 		s.startFilter()
 	}
 }
 
-// eachKey calls f with each key that was in the tables when it was called, and perhaps with later ones.
-func (t *tables) eachKey(stop <-chan struct{}, f func(*book.Key)) error {
+// keyCount is about how many keys the tables have.
+func (t *tables) keyCount() (n int, err error) {
+	err = t.db.QueryRowContext(context.Background(), `SELECT coalesce((SELECT max(seq) FROM allocations) - (SELECT min(seq) FROM allocations) + 1, 0)`).Scan(&n)
+	return n, err
+}
+
+// eachKey calls f with each key that was in the tables when it was called, and perhaps with later ones; it returns how many they were.
+func (t *tables) eachKey(stop <-chan struct{}, f func(*book.Key)) (n int, err error) {
 	ctx, last := context.Background(), []byte{}
 	for {
 		select {
 		case <-stop:
-			return service.ErrLedgerClosed
+			return n, service.ErrLedgerClosed
 		default:
 		}
 		rows, err := t.others.QueryContext(ctx, `SELECT key FROM allocation_keys WHERE key > ? ORDER BY key LIMIT ?`, last, fillAtOnce)
 		if err != nil {
-			return err
+			return n, err
 		}
-		n := 0
+		before := n
 		err = each(rows, func() error {
 			if err := rows.Scan(&last); err != nil {
 				return err
@@ -142,8 +164,8 @@ func (t *tables) eachKey(stop <-chan struct{}, f func(*book.Key)) error {
 			f(&key)
 			return nil
 		})
-		if err != nil || n < fillAtOnce {
-			return err
+		if err != nil || n-before < fillAtOnce {
+			return n, err
 		}
 	}
 }

@@ -155,7 +155,7 @@ func (s *Store) folder(ctx context.Context) {
 
 // putAway removes, or makes smaller, some of what is old.
 func (s *Store) putAway(ctx context.Context, now time.Time) error {
-	err := s.tables.mergeHours(ctx, now.Add(-hourlyFor).UnixMilli())
+	err := s.tables.mergeHours(ctx, now.Add(-book.HourlyFor).UnixMilli())
 	if s.opts.Retention > 0 {
 		err = errors.Join(err, s.tables.retire(ctx, now.Add(-s.opts.Retention).UnixMilli()))
 	}

@@ -5,6 +5,8 @@ import (
 	"database/sql"
 	"errors"
 	"time"
+
+	"github.com/usageflow/usageflow-go-middleware/service/internal/book"
 )
 
 // DefaultRetention is how long allocations are kept after they were reserved.
@@ -44,27 +46,22 @@ func (t *tables) retire(ctx context.Context, cutoff int64) error {
 	return tx.Commit()
 }
 
-// hourlyFor is how long usage is kept by the hour; then it is kept by the day, for ever.
-const hourlyFor = 90 * 24 * time.Hour
-
-const dayMillis = 24 * 60 * 60 * 1000
-
 // mergeHours puts hours of days that ended before cutoff (Unix ms) together, a bit of one day at a time.
 func (t *tables) mergeHours(ctx context.Context, cutoff int64) error {
-	for t.merged+dayMillis <= cutoff {
+	for t.merged+book.DayMillis <= cutoff {
 		var at int64
 		if err := t.db.QueryRowContext(ctx, `SELECT coalesce((SELECT at FROM usage WHERE at >= ?1 ORDER BY at LIMIT 1), ?2)`, t.merged, cutoff).Scan(&at); err != nil {
 			return err
 		}
-		day := at - at%dayMillis
-		if day+dayMillis > cutoff {
+		day := at - at%book.DayMillis
+		if day+book.DayMillis > cutoff {
 			return nil
 		}
 		merged, err := t.mergeDay(ctx, day)
 		if err != nil || merged > 0 {
 			return err // the rest comes with the next fold
 		}
-		t.merged = day + dayMillis
+		t.merged = day + book.DayMillis
 	}
 	return nil
 }
@@ -77,7 +74,7 @@ func (t *tables) mergeDay(ctx context.Context, day int64) (int64, error) {
 	}
 	defer func() { _ = tx.Rollback() }() // after Commit it does nothing
 	const later = `FROM usage WHERE at > ?1 AND at < ?1 + 86400000`
-	end, ledger := day+dayMillis, int64(0)
+	end, ledger := day+book.DayMillis, int64(0)
 	err = tx.QueryRowContext(ctx, `SELECT at, ledger `+later+` ORDER BY at, ledger LIMIT 1 OFFSET ?2`, day, retireAtOnce).Scan(&end, &ledger)
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {
 		return 0, err

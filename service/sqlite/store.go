@@ -35,11 +35,12 @@ type Options struct {
 	Retention time.Duration
 	// Logger is told when writing begins to fail and when it works again; slog.Default by default.
 	Logger *slog.Logger
-	// QueueSize bounds the operations that wait (65,536 by default), MaxBatch those of one
-	// transaction (1,024), MaxLedgers the aliases (2,000,000).
+	// QueueSize bounds the operations that wait (65,536 by default), MaxBatch those that are
+	// decided together (1,024), MaxLedgers the aliases (2,000,000).
 	QueueSize, MaxBatch, MaxLedgers int
 	// FoldAfter is the number of changed records after which they are folded without waiting for the
-	// second to end (32,768); from MaxUnfolded on (1,000,000) operations wait for the folder.
+	// second to end (32,768); from MaxUnfolded on (1,000,000) operations wait for the
+	// folder, or fail while it does.
 	FoldAfter, MaxUnfolded int
 
 	foldInterval time.Duration
@@ -72,13 +73,13 @@ type Store struct {
 	foldDone chan error
 	waiters  chan chan error // each waits until what there is is in the tables
 	ended    chan struct{}   // closed when the committer has ended
-	filled   chan *filter
+	filled   chan filled
 	toWrite  chan *decided
 	written  chan *decided // in the order of toWrite
 	wg       sync.WaitGroup
 
 	// Owned by the committer.
-	unwritten              []*decided // what the writer has, the oldest first
+	unfinished             []*decided // decided and not answered, the oldest first
 	round                  uint64     // counts failures of the writer
 	free                   []*decided
 	tables                 *tables
@@ -88,6 +89,8 @@ type Store struct {
 	waiting                []waiter
 	lookupKeys             []book.Key
 	filter, filling        *filter // of the keys in the tables; nil where there is none
+	newKeys                int     // since startFilter was called
+	readyAlarm             intake.Alarm
 	commitAlarm, foldAlarm intake.Alarm
 
 	retireAlarm intake.Alarm // owned by the folder
@@ -135,7 +138,7 @@ func openOn(opts Options, log wal.Options) (*Store, error) {
 		ended:    make(chan struct{}),
 		toWrite:  make(chan *decided, maxDecided),
 		written:  make(chan *decided, maxDecided),
-		filled:   make(chan *filter, 1),
+		filled:   make(chan filled, 1),
 		round:    1,
 	}
 	ctx := context.Background()

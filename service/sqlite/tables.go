@@ -86,9 +86,8 @@ type tables struct {
 	folded                       uint64 // read at open
 	age                          time.Duration
 	wall                         int64
-	hasAllocs                    bool   // set at open and by the committer after a fold
-	firstSeq                     uint64 // the oldest allocation's, at open
-	merged                       int64  // usage before is by the day already, Unix ms; the folder's
+	hasAllocs                    bool  // set at open and by the committer after a fold
+	merged                       int64 // usage before is by the day already, Unix ms; the folder's
 	lookupArgs                   []any
 }
 
@@ -117,7 +116,7 @@ func (t *tables) prepare(ctx context.Context) error {
 	if err := t.db.QueryRowContext(ctx, `SELECT folded, age, wall FROM meta`).Scan(&t.folded, &t.age, &t.wall); err != nil {
 		return err
 	}
-	if err := t.db.QueryRowContext(ctx, `SELECT count(*) > 0, coalesce(min(seq), 1) FROM (SELECT seq FROM allocations ORDER BY seq LIMIT 1)`).Scan(&t.hasAllocs, &t.firstSeq); err != nil {
+	if err := t.db.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM allocations)`).Scan(&t.hasAllocs); err != nil {
 		return err
 	}
 	var err error

@@ -10,6 +10,9 @@ import (
 // maxDecided is how many batches may be decided and not durable yet.
 const maxDecided = 64
 
+// maxKeptRow is the largest buffer of a row, in bytes, that is kept for the next one.
+const maxKeptRow = 1 << 20
+
 // decided is a batch on its way to the journal. The committer makes it, the writer sets err, and the committer finishes it.
 type decided struct {
 	batch *book.Batch
@@ -21,7 +24,7 @@ type decided struct {
 
 var errEarlierBatch = errors.New("a batch before this one could not be written")
 
-// writer makes decided batches durable, as many with one sync as there are; it is the second of the store's three goroutines. Batches
+// writer makes decided batches durable, as many with one sync as there are; it is the second of the store's goroutines. Batches
 // are decided on top of those before them, so where one fails, all others of its round do.
 func (s *Store) writer() {
 	defer s.wg.Done()

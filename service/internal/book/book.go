@@ -39,9 +39,6 @@ func (b *Book) Account(name Name) *Account { return b.accounts.get(name) }
 // AddAccount makes a, which is new to b, findable.
 func (b *Book) AddAccount(a *Account) { b.accounts.add(a) }
 
-// Accounts calls yield with each account, in no order.
-func (b *Book) Accounts(yield func(*Account) bool) { b.accounts.all(yield) }
-
 // Allocation returns the allocation of that key, or nil.
 func (b *Book) Allocation(key Key) *Allocation { return b.allocations.get(key) }
 
@@ -50,9 +47,6 @@ func (b *Book) AddAllocation(al *Allocation) { b.allocations.add(al) }
 
 // RemoveAllocation forgets the allocation of that key.
 func (b *Book) RemoveAllocation(key Key) { b.allocations.remove(key) }
-
-// Allocations calls yield with each allocation, in no order.
-func (b *Book) Allocations(yield func(*Allocation) bool) { b.allocations.all(yield) }
 
 // HeldCount is how many allocations are held.
 func (b *Book) HeldCount() int { return b.held.size }

@@ -175,6 +175,9 @@ func (b *Batch) Settle(t *service.Settlement, key Key, meta []byte) (service.Rec
 		receipt.Repeated = true
 		return receipt, nil
 	default:
+		if al.State == service.StateHeld && b.due(al) {
+			b.expire(al) // Expire has not come that far
+		}
 		b.charge(al, t.Amount)
 	}
 	al.State, al.Charged, al.EndedAt = service.StateSettled, t.Amount, b.Wall.UnixMilli()
@@ -254,30 +257,37 @@ func (b *Batch) charge(al *Allocation, amount service.Micros) {
 	})
 }
 
-// Expire ends the holds whose time is over and returns how many. The list of what is held stays as it is until
-// the batch is durable, so it steps over what this batch has ended.
+// expireAtOnce bounds what one batch expires, and so what its record takes.
+const expireAtOnce = 1 << 15
+
+// Expire ends the holds whose time is over, the oldest first, and returns how many; where they are more than a batch can take, the
+// next one goes on. The list of what is held stays as it is until the batch is durable, so it steps over what batches have ended.
 func (b *Batch) Expire() int {
 	n := 0
-	for al := b.book.held.oldest; al != nil; al = al.newer {
-		if b.Age-al.Age < b.book.HoldTime {
-			break
+	for al := b.book.held.oldest; al != nil && n < expireAtOnce && b.due(al); al = al.newer {
+		if al.State == service.StateHeld {
+			b.expire(al)
+			n++
 		}
-		if al.State != service.StateHeld {
-			continue
-		}
-		b.saveAllocation(al)
-		al.State, al.EndedAt = service.StateExpired, b.Wall.UnixMilli()
-		al.eachAccount(func(a *Account) {
-			b.save(a)
-			a.Held = a.Held.Add(-al.Reserved)
-			for i := range a.Counters {
-				if c := &a.Counters[i]; al.holdsIn(a, c.Epoch) {
-					c.Held = c.Held.Add(-al.Reserved)
-				}
-			}
-		})
-		n++
 	}
-	b.Counted.Expired += uint64(n)
 	return n
+}
+
+// due reports whether al has been held long enough.
+func (b *Batch) due(al *Allocation) bool { return b.Age-al.Age >= b.book.HoldTime }
+
+// expire ends the hold of al.
+func (b *Batch) expire(al *Allocation) {
+	b.saveAllocation(al)
+	al.State, al.EndedAt = service.StateExpired, b.Wall.UnixMilli()
+	al.eachAccount(func(a *Account) {
+		b.save(a)
+		a.Held = a.Held.Add(-al.Reserved)
+		for i := range a.Counters {
+			if c := &a.Counters[i]; al.holdsIn(a, c.Epoch) {
+				c.Held = c.Held.Add(-al.Reserved)
+			}
+		}
+	})
+	b.Counted.Expired++
 }

@@ -81,14 +81,3 @@ func (x *index[K, R]) remove(k K) {
 		x.size--
 	}
 }
-
-// all calls yield with every record, in no order.
-func (x *index[K, R]) all(yield func(*R) bool) {
-	for _, r := range x.buckets {
-		for ; r != nil; r = *x.next(r) {
-			if !yield(r) {
-				return
-			}
-		}
-	}
-}

@@ -6,6 +6,12 @@ import (
 	"github.com/usageflow/usageflow-go-middleware/service"
 )
 
+// HourlyFor is how long stores keep usage by the hour; then they keep it by the day, in the day's first hour, for ever.
+const HourlyFor = 90 * 24 * time.Hour
+
+// DayMillis is the length of a day in ms.
+const DayMillis = 24 * 60 * 60 * 1000
+
 // HourUsage is what ended on one account in one hour.
 type HourUsage struct {
 	Hour    int64 // its beginning, Unix ms
