@@ -21,7 +21,7 @@ func (l *Log) begin(size int) error {
 	if err := l.closeFile(); err != nil {
 		return err
 	}
-	s := segment{l.next, size == l.size}
+	s := segment{l.next, size, size == l.size}
 	h := header{l.next, rand.Uint64()}
 	if err := l.prepare(s.name(), h, size); err != nil {
 		return fmt.Errorf("begin a segment of the log: %w", err)
@@ -88,7 +88,8 @@ func (l *Log) closeFile() error {
 		if err := l.file.Sync(); err != nil {
 			return err
 		}
-		l.dropped, l.segments[len(l.segments)-1].whole = false, false
+		last := &l.segments[len(l.segments)-1]
+		l.dropped, last.whole, last.size = false, false, l.end
 	}
 	f := l.file
 	l.file = nil

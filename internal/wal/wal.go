@@ -44,6 +44,7 @@ type Log struct {
 
 type segment struct {
 	first uint64
+	size  int  // of its file
 	whole bool // it has its full size, so that it can be used again
 }
 
@@ -63,7 +64,7 @@ func Open(opts Options, each func(number uint64, data []byte) error) (*Log, erro
 	}
 	for i := 0; i < len(l.segments); i++ {
 		last := i == len(l.segments)-1
-		if err := l.read(l.segments[i], i == 0, last, each); err != nil {
+		if err := l.read(&l.segments[i], i == 0, last, each); err != nil {
 			return nil, fmt.Errorf("%s: %w", l.segments[i].name(), err)
 		}
 	}
@@ -105,7 +106,7 @@ func (l *Log) list() error {
 
 // read reads a segment. The last one is cut off where its records end: the next record goes into a new segment, whose salt tells
 // it from what may be left of records that a crash has torn.
-func (l *Log) read(s segment, first, last bool, each func(uint64, []byte) error) error {
+func (l *Log) read(s *segment, first, last bool, each func(uint64, []byte) error) error {
 	data, err := l.files.Read(s.name())
 	if err != nil {
 		return err
@@ -121,13 +122,14 @@ func (l *Log) read(s segment, first, last bool, each func(uint64, []byte) error)
 	if err != nil {
 		return err
 	}
-	l.next = next
+	l.next, s.size = next, len(data)
 	if !last || end == len(data) {
 		return nil
 	}
 	if next == s.first {
 		return l.files.Remove(s.name())
 	}
+	s.size = end
 	return l.cut(s.name(), end)
 }
 
@@ -142,18 +144,52 @@ func (l *Log) cut(name string, end int) error {
 	return errors.Join(f.Sync(), f.Close())
 }
 
+// First is the number of the first record in the log's files, or the one that the next will have.
+func (l *Log) First() uint64 {
+	if len(l.segments) == 0 {
+		return l.next
+	}
+	return l.segments[0].first
+}
+
 // Last is the number of the last record, or the one before the first.
 func (l *Log) Last() uint64 { return l.next - 1 }
 
 // Durable is the number of the last record that a Sync has confirmed, or the one before the first.
 func (l *Log) Durable() uint64 { return l.durable }
 
+// Size is how many bytes the log's files take.
+func (l *Log) Size() int64 {
+	size := int64(0)
+	for _, s := range l.segments {
+		size += int64(s.size)
+	}
+	if l.spare {
+		size += int64(l.size)
+	}
+	return size
+}
+
+// SizeWith is the size with a further record of n bytes.
+func (l *Log) SizeWith(n int) int64 {
+	size := max(l.size, segmentHeader+recordSize(n))
+	if l.fits(n) || (l.spare && size == l.size) {
+		return l.Size()
+	}
+	return l.Size() + int64(size)
+}
+
+// fits reports whether a record of n bytes goes into the last segment.
+func (l *Log) fits(n int) bool {
+	return l.file != nil && l.end+len(l.unsynced)+recordSize(n) <= l.capacity
+}
+
 // Append adds a record and returns its number. On an error there is no record.
 func (l *Log) Append(data []byte) (number uint64, err error) {
 	if len(data) > MaxRecord {
 		return 0, fmt.Errorf("a record of %d bytes is too large", len(data))
 	}
-	if l.file == nil || l.end+len(l.unsynced)+recordSize(len(data)) > l.capacity {
+	if !l.fits(len(data)) {
 		if err := l.begin(max(l.size, segmentHeader+recordSize(len(data)))); err != nil {
 			return 0, err
 		}
@@ -210,6 +246,53 @@ func (l *Log) clear() {
 		l.unsynced = nil
 	}
 	l.unsynced, l.flushed = l.unsynced[:0], 0
+}
+
+// Oldest is the number of the last record in the oldest segment: Trim removes no less than those up to it.
+func (l *Log) Oldest() uint64 { return l.SegmentEnd(0) }
+
+// SegmentEnd is the number of the last record in the segment of the given one.
+func (l *Log) SegmentEnd(number uint64) uint64 {
+	for i := 1; i < len(l.segments); i++ {
+		if first := l.segments[i].first; first > number {
+			return first - 1
+		}
+	}
+	return l.next - 1
+}
+
+// Read calls each with the records from the given number to the last one of its segment that Flush has handed over, and returns the number
+// after that. The data is each's to keep.
+func (l *Log) Read(from uint64, each func(number uint64, data []byte) error) (next uint64, err error) {
+	i := len(l.segments) - 1
+	for i >= 0 && l.segments[i].first > from {
+		i--
+	}
+	if i < 0 {
+		return from, fmt.Errorf("record %d is not in the log", from)
+	}
+	s := l.segments[i]
+	data, err := l.files.Read(s.name())
+	if err != nil {
+		return from, err
+	}
+	h, ok := decodeHeader(data)
+	if !ok || h.first != s.first {
+		return from, fmt.Errorf("%s: %w: it has no header", s.name(), ErrDamaged)
+	}
+	next, _, err = scan(data, h, func(number uint64, data []byte) error {
+		if number < from {
+			return nil
+		}
+		return each(number, data)
+	})
+	if err == nil && i < len(l.segments)-1 && next != l.segments[i+1].first {
+		err = fmt.Errorf("%w: records %d to %d can't be read", ErrDamaged, next, l.segments[i+1].first-1)
+	}
+	if err != nil {
+		return next, fmt.Errorf("%s: %w", s.name(), err)
+	}
+	return next, nil
 }
 
 // Trim says that records up to the number are no longer needed. Those that share a segment with later ones stay.
