@@ -15,6 +15,9 @@ const (
 	defaultRefreshInterval = 30 * time.Second
 	defaultMaxBodyBytes    = 1 << 20
 	defaultMaxPendingBytes = 64 << 20
+	defaultMaxSpoolBytes   = 1 << 30
+	minMaxSpoolBytes       = 8 * minSpoolSegment
+	defaultSpoolSync       = 100 * time.Millisecond
 	defaultCaptureBytes    = 4 << 10
 )
 
@@ -67,11 +70,18 @@ type Config struct {
 	// MaxBodyBytes bounds how much of a request's body is read for an identity in it. A larger body has no
 	// identity. Default 1 MiB.
 	MaxBodyBytes int64
-	// MaxPendingBytes bounds the memory of settlements that the service has not confirmed. Past it, new
-	// ones are dropped, counted and logged. Default 64 MiB.
+	// MaxPendingBytes bounds the memory of settlements that the service has not confirmed. Past it, new ones go to
+	// SpoolDir alone; without that they are dropped, counted and logged. Default 64 MiB.
 	MaxPendingBytes int64
-	// SpoolDir is a folder for settlements that outlive the process. New refuses it: this version keeps them in memory only.
+	// SpoolDir is a folder, made if it is not there, in which settlements are kept until the service has confirmed them, over the end of the
+	// process too. One flow at a time can have it: New returns an error where another has. A process that is killed loses what has ended in
+	// its last moments, before it was written: mostly less than a millisecond's, a few where the disk is slow.
 	SpoolDir string
+	// MaxSpoolBytes bounds the size of SpoolDir. Past it, settlements are kept in memory, up to MaxPendingBytes. Default 1 GiB, at least 512 KiB.
+	MaxSpoolBytes int64
+	// SpoolSync is how often SpoolDir is synced. When the machine fails, at most what has ended in the last SpoolSync, and
+	// during the sync under way, is lost. Default 100 ms.
+	SpoolSync time.Duration
 	// RefreshInterval is how often policies, routes and blocks are fetched. Default 30 s.
 	RefreshInterval time.Duration
 	// Observe is told of every Event. It is called from many goroutines, the request's own among them, and must not block.
@@ -96,13 +106,10 @@ func (cfg Config) withDefaults() (Config, error) {
 	if cfg.APIKey == "" && cfg.Transport == nil {
 		return cfg, errors.New("core: no API key")
 	}
-	if cfg.SpoolDir != "" {
-		return cfg, errors.New("core: SpoolDir: this version keeps settlements in memory only")
-	}
 	for _, d := range []struct {
 		name  string
 		value time.Duration
-	}{{"Timeout", cfg.Timeout}, {"RefreshInterval", cfg.RefreshInterval}} {
+	}{{"Timeout", cfg.Timeout}, {"RefreshInterval", cfg.RefreshInterval}, {"SpoolSync", cfg.SpoolSync}} {
 		if d.value < 0 {
 			return cfg, fmt.Errorf("core: %s %s is negative", d.name, d.value)
 		}
@@ -117,6 +124,8 @@ func (cfg Config) withDefaults() (Config, error) {
 	cfg.RefreshInterval = orDefault(cfg.RefreshInterval, defaultRefreshInterval)
 	cfg.MaxBodyBytes = orDefault(cfg.MaxBodyBytes, defaultMaxBodyBytes)
 	cfg.MaxPendingBytes = orDefault(cfg.MaxPendingBytes, defaultMaxPendingBytes)
+	cfg.MaxSpoolBytes = max(orDefault(cfg.MaxSpoolBytes, defaultMaxSpoolBytes), minMaxSpoolBytes)
+	cfg.SpoolSync = orDefault(cfg.SpoolSync, defaultSpoolSync)
 	cfg.Capture.MaxBytes = orDefault(cfg.Capture.MaxBytes, defaultCaptureBytes)
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()

@@ -18,6 +18,9 @@ const (
 	EventDropped      EventKind = "dropped"       // a settlement was lost
 	EventOutage       EventKind = "outage"        // decisions began to fail
 	EventRecovered    EventKind = "recovered"     // decisions come again
+
+	EventSpoolFailed    EventKind = "spool_failed"    // settlements can't be written to SpoolDir
+	EventSpoolRecovered EventKind = "spool_recovered" // they can again
 )
 
 // Event is one thing that happened. Fields that do not apply are zero.

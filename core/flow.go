@@ -60,9 +60,17 @@ func New(cfg Config) (*Flow, error) {
 			return nil, fmt.Errorf("core: %w", err)
 		}
 	}
+	f.outbox = newOutbox(f)
+	if cfg.SpoolDir != "" {
+		if f.outbox.spool, err = openSpool(f); err != nil {
+			if f.ownTransport {
+				err = errors.Join(err, f.transport.Close())
+			}
+			return nil, err
+		}
+	}
 	f.ctx, f.cancel = context.WithCancel(context.Background())
 	f.refusals.clear()
-	f.outbox = newOutbox(f)
 	lanes, ok := f.transport.(wire.LaneTransport)
 	if !ok || lanes.Self() != any(f.transport) {
 		lanes = newCallLanes(f.ctx, f.transport, cfg.Timeout, &f.running)
@@ -70,6 +78,9 @@ func New(cfg Config) (*Flow, error) {
 	f.sender = newSender(f, lanes)
 	f.running.Go(f.refresh)
 	f.running.Go(f.sender.run)
+	if f.outbox.spool != nil {
+		go f.outbox.spool.run() // to its close, after the others have ended
+	}
 	return f, nil
 }
 
@@ -79,7 +90,7 @@ func (f *Flow) openGate() { f.gateOnce.Do(func() { close(f.gate) }) }
 // Shutdown stops metering and waits until every call has ended and the service has confirmed every settlement, or ctx
 // ends. Then it ends the flow's goroutines and closes the pool that the flow made (not a Transport given to it), which
 // takes at most 5 s more. Requests that come later pass unmetered. The error says how many settlements are left
-// unconfirmed, if any: those count as Dropped. Call it after the HTTP server's own Shutdown, so that running requests
+// unconfirmed, if any: those count as Dropped, but for what is in SpoolDir. Call it after the HTTP server's own Shutdown, so that running requests
 // can end. Later calls wait for the first, or for their own ctx, and return the same error.
 func (f *Flow) Shutdown(ctx context.Context) error {
 	first := false
@@ -112,13 +123,17 @@ func (f *Flow) shutdown(ctx context.Context) error {
 		err = f.transport.Close() // what is under way may still be confirmed
 	}
 	f.running.Wait()
+	if f.outbox.spool != nil {
+		f.outbox.spool.close()
+	}
 	if drained {
 		return err
 	}
-	left := f.outbox.abandon()
-	if left == 0 {
+	lost, onDisk := f.outbox.abandon()
+	if lost+onDisk == 0 {
 		return err
 	}
-	f.log.Error("usageflow shut down before every settlement was confirmed", "unconfirmed", left)
-	return errors.Join(fmt.Errorf("core: shutdown: %d settlements are not confirmed: %w", left, context.Cause(ctx)), err)
+	f.log.Error("usageflow shut down before every settlement was confirmed", "unconfirmed", lost+onDisk, "kept_on_disk", onDisk)
+	return errors.Join(fmt.Errorf("core: shutdown: %d settlements are not confirmed, of which %d are on disk for the next start: %w",
+		lost+onDisk, onDisk, context.Cause(ctx)), err)
 }

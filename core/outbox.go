@@ -23,9 +23,11 @@ const (
 	dropLogPeriod = 10 * time.Second
 )
 
-// outbox keeps every settlement until the service has confirmed it.
+// outbox keeps every settlement until the service has confirmed it: in memory, with a spool on disk too, and where memory
+// has no room for it, there alone.
 type outbox struct {
-	flow *Flow
+	flow  *Flow
+	spool *spool // nil without Config.SpoolDir
 
 	mu       sync.Mutex // guards what follows, and the settlements' state
 	oldest   *settlement
@@ -33,6 +35,7 @@ type outbox struct {
 	bytes    int64
 	settled  int64
 	voided   int64
+	spooled  int64
 	dropped  int64
 	unlogged int64 // dropped since the last log line
 	loggedAt time.Time
@@ -48,7 +51,8 @@ type settlement struct {
 	reserveID string
 	reserved  float64
 	amount    float64
-	counted   bool // it takes part in Stats; not so a void of a request that was refused
+	settles   int64 // how many requests it settles with an amount, and
+	voids     int64 // without one; it takes no part in Stats where both are 0: it voids a request that was refused
 	payload   []byte
 
 	known   atomic.Bool // the service has answered the reservation
@@ -60,7 +64,9 @@ type settlement struct {
 
 	// Guarded by the outbox's mu.
 	older, newer *settlement
-	open         bool      // it is in the outbox
+	open         bool      // it is in the list
+	entry        uint64    // its number in the spool; 0: it is not there
+	away         bool      // it goes to the spool alone
 	dueAt        time.Time // when it is to be sent, or sent again
 	refusals     int
 }
@@ -69,14 +75,35 @@ func newOutbox(f *Flow) *outbox { return &outbox{flow: f} }
 
 func (e *settlement) size() int64 { return int64(len(e.payload)+len(e.alias)) + settlementOverhead }
 
-// add takes a settlement, which is then the newest; false if there is no room.
-func (o *outbox) add(e *settlement) bool {
+// weight is how many requests it stands for in Stats.
+func (e *settlement) weight() int64 { return e.settles + e.voids }
+
+// placement is where the outbox has put a settlement.
+type placement int
+
+const (
+	refused  placement = iota // there is no room
+	inMemory                  // it is in the list, and can be sent
+	onDisk                    // it waits on disk, or will do, behind others
+)
+
+// add takes a settlement, which is then the newest.
+func (o *outbox) add(e *settlement) placement {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.closed || o.bytes+e.size() > o.flow.cfg.MaxPendingBytes {
-		return false
+		return refused
 	}
 	o.bytes += e.size()
+	if o.spool != nil && e.weight() > 0 && o.spool.takeLocked(e) {
+		return onDisk
+	}
+	o.linkLocked(e)
+	return inMemory
+}
+
+// linkLocked puts e at the end of the list.
+func (o *outbox) linkLocked(e *settlement) {
 	e.open, e.older = true, o.newest
 	if o.newest == nil {
 		o.oldest = e
@@ -84,7 +111,6 @@ func (o *outbox) add(e *settlement) bool {
 		o.newest.newer = e
 	}
 	o.newest = e
-	return true
 }
 
 // retry makes e due again at the given time: when an answer should have come, or at once (the zero time) where its lane has failed.
@@ -136,21 +162,21 @@ func (o *outbox) confirm(e *settlement) {
 		return // it was sent twice, and confirmed twice
 	}
 	o.removeLocked(e)
-	kind := EventSettled
-	switch {
-	case !e.counted:
-	case e.amount == 0:
-		kind = EventVoided
-		o.voided++
-	default:
-		o.settled++
+	if e.entry != 0 {
+		o.spool.removeLocked(e)
 	}
+	o.settled += e.settles
+	o.voided += e.voids
 	o.wakeLocked()
 	o.mu.Unlock()
 	if e.amount < e.reserved {
 		o.flow.refusals.forget(e.alias) // what was held beyond it is free again
 	}
-	if e.counted {
+	if e.weight() > 0 {
+		kind := EventSettled
+		if e.settles == 0 {
+			kind = EventVoided
+		}
 		o.flow.observe(Event{Kind: kind, Alias: e.alias, AllocationID: e.id, Amount: e.amount})
 	}
 }
@@ -183,11 +209,11 @@ func (o *outbox) refused(e *settlement, why string) {
 	}
 }
 
-// drop counts a settlement that is lost, and says so in the log.
-func (o *outbox) drop(alias, id, why string) {
+// drop counts requests whose settlement is lost, and says so in the log.
+func (o *outbox) drop(alias, id string, requests int64, why string) {
 	o.mu.Lock()
-	o.dropped++
-	o.unlogged++
+	o.dropped += requests
+	o.unlogged += requests
 	lost := int64(0)
 	if now := time.Now(); now.Sub(o.loggedAt) >= dropLogPeriod {
 		o.loggedAt, lost, o.unlogged = now, o.unlogged, 0
@@ -200,24 +226,28 @@ func (o *outbox) drop(alias, id, why string) {
 	o.flow.observe(Event{Kind: EventDropped, Alias: alias, AllocationID: id})
 }
 
-// abandon gives up what is unconfirmed when the flow has ended, and returns how many settlements that is, those of calls
-// that still run among them.
-func (o *outbox) abandon() int64 {
+// abandon gives up what is unconfirmed when the flow has ended, and returns how many settlements are lost, those of calls
+// that still run among them, and how many are on disk.
+func (o *outbox) abandon() (lost, onDisk int64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.closed = true
-	left := o.statsLocked().Pending
+	lost, onDisk = o.statsLocked().Pending, o.spooled
 	for o.oldest != nil {
 		e := o.oldest
 		o.removeLocked(e)
-		if e.counted {
-			o.dropped++
-		} else {
-			left++
+		switch {
+		case e.weight() == 0:
+			lost++
+		case e.entry == 0:
+			o.dropped += e.weight()
 		}
 	}
+	if o.spool != nil {
+		o.dropped += o.spool.abandonLocked()
+	}
 	o.wakeLocked()
-	return left
+	return lost, onDisk
 }
 
 // wake makes drain look again.
@@ -242,7 +272,7 @@ func (o *outbox) stats() Stats {
 }
 
 func (o *outbox) statsLocked() Stats {
-	s := Stats{Settled: o.settled, Voided: o.voided, Dropped: o.dropped}
+	s := Stats{Settled: o.settled, Voided: o.voided, Spooled: o.spooled, Dropped: o.dropped}
 	// Read last: what is settled was admitted before. Pending is the rest, by definition.
 	s.Admitted = o.flow.counters.admitted.Load()
 	s.Pending = s.Admitted - s.Settled - s.Voided - s.Spooled - s.Dropped
@@ -256,7 +286,7 @@ func (o *outbox) drain(ctx context.Context) bool {
 		o.mu.Lock()
 		// In this order: a call is counted as admitted before its decision is over.
 		deciding := o.flow.deciding.Load()
-		if deciding == 0 && o.statsLocked().Pending == 0 && o.oldest == nil {
+		if s := o.statsLocked(); deciding == 0 && s.Pending == 0 && s.Spooled == 0 && o.oldest == nil {
 			o.mu.Unlock()
 			return true
 		}

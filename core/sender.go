@@ -3,6 +3,7 @@ package core
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"net/http"
 	"runtime"
 	"sync/atomic"
@@ -72,7 +73,7 @@ func (s *sender) begin(c *Call) {
 func (s *sender) finish(c *Call) {
 	if s.backlog.Add(1) > s.maxBacklog {
 		s.backlog.Add(-1)
-		s.flow.outbox.drop(c.alias, c.AllocationID(), "requests end faster than they can be settled")
+		s.flow.outbox.drop(c.alias, c.AllocationID(), 1, "requests end faster than they can be settled")
 		return
 	}
 	s.push(&c.ended)
@@ -90,6 +91,9 @@ func (s *sender) run() {
 		case <-tick.C:
 			s.batch(true)
 		case <-s.flow.ctx.Done():
+			if s.flow.outbox.spool != nil {
+				s.batch(false) // to the spool; the lanes are closed, or are about to be
+			}
 			s.abandon()
 			return
 		}
@@ -136,7 +140,7 @@ func (s *sender) retryNow() {
 func (s *sender) abandon() {
 	for n := s.inbox.take(); n != nil; {
 		if n.end {
-			s.flow.outbox.drop(n.call.alias, n.call.AllocationID(), "the flow was shut down")
+			s.flow.outbox.drop(n.call.alias, n.call.AllocationID(), 1, "the flow was shut down")
 		}
 		n = n.pop()
 	}
@@ -192,12 +196,21 @@ func (s *sender) settle(c *Call, now time.Time) {
 	s.flow.noteTelling(c, told)
 	s.scratch = c.appendSettlement(s.scratch[:0], amount)
 	e := &settlement{
-		flow: s.flow, alias: c.alias, id: c.AllocationID(), reserveID: c.ids, reserved: c.reserved, amount: amount, counted: true,
+		flow: s.flow, alias: c.alias, id: c.AllocationID(), reserveID: c.ids, reserved: c.reserved, amount: amount,
 		payload: append(make([]byte, 0, len(s.scratch)), s.scratch...),
 		lane:    c.lane,
 	}
-	if !s.flow.outbox.add(e) {
-		s.flow.outbox.drop(e.alias, e.id, "too many settlements are unconfirmed")
+	if amount > 0 {
+		e.settles = 1
+	} else {
+		e.voids = 1
+	}
+	if c.known.Load() {
+		e.known.Store(true) // the spool notes it
+	}
+	placed := s.flow.outbox.add(e)
+	if placed == refused {
+		s.flow.outbox.drop(e.alias, e.id, 1, "too many settlements are unconfirmed")
 		return
 	}
 	// In this order: the reservation's completion sees e, or has set what is read here.
@@ -207,7 +220,9 @@ func (s *sender) settle(c *Call, now time.Time) {
 	} else if c.unreserved.Load() {
 		e.lane = nil
 	}
-	_ = s.post(e, now) // after an error it is due again
+	if placed == inMemory {
+		_ = s.post(e, now) // after an error it is due again
+	}
 }
 
 // post sends a settlement, the first time on the lane of its reservation while that is up. Otherwise it goes behind the
@@ -227,7 +242,8 @@ func (s *sender) post(e *settlement, now time.Time) error {
 	}
 	e.lane = lane
 	e.tries++
-	s.flow.outbox.retry(e, now.Add(min(confirmTimeout<<min(e.tries-1, 10), lastResendDelay)))
+	delay := min(confirmTimeout<<min(e.tries-1, 10), lastResendDelay)
+	s.flow.outbox.retry(e, now.Add(delay-rand.N(delay/4)))
 	err := lane.Post(socket.TypeUseAllocation, e.id, e.payload, e)
 	if err != nil {
 		s.flow.outbox.retry(e, now.Add(resendPeriod))
@@ -304,7 +320,7 @@ func (f *Flow) voidLost(c *Call) {
 	c.status = http.StatusServiceUnavailable
 	e := &settlement{flow: f, alias: c.alias, id: c.AllocationID(), reserved: c.reserved, payload: c.appendSettlement(nil, 0)}
 	e.known.Store(true)
-	if f.outbox.add(e) {
+	if f.outbox.add(e) == inMemory {
 		f.sender.retryNow()
 	}
 	// Without room the reservation expires at the service by itself.

@@ -272,12 +272,13 @@ func TestStatsAlwaysAddUp(t *testing.T) {
 // A configuration that cannot work is an error of New.
 func TestNewRefuses(t *testing.T) {
 	for name, cfg := range map[string]core.Config{
-		"no key":           {},
-		"a key with line":  {APIKey: "a\nb"},
-		"a strange URL":    {APIKey: "key", URL: "http://localhost"},
-		"negative timeout": {APIKey: "key", Timeout: -1},
-		"negative refresh": {APIKey: "key", RefreshInterval: -1},
-		"a spool":          {APIKey: "key", SpoolDir: "/tmp"},
+		"no key":            {},
+		"a key with line":   {APIKey: "a\nb"},
+		"a strange URL":     {APIKey: "key", URL: "http://localhost"},
+		"negative timeout":  {APIKey: "key", Timeout: -1},
+		"negative refresh":  {APIKey: "key", RefreshInterval: -1},
+		"a spool in a file": {APIKey: "key", SpoolDir: "shutdown_test.go"},
+		"negative sync":     {APIKey: "key", SpoolSync: -1},
 	} {
 		if f, err := core.New(cfg); err == nil || f != nil {
 			t.Errorf("%s: got %v, %v", name, f, err)

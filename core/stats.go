@@ -9,7 +9,7 @@ type Stats struct {
 	Settled  int64 // confirmed by the service, with an amount
 	Voided   int64 // confirmed by the service, with amount 0
 	Pending  int64 // running, or not confirmed yet
-	Spooled  int64 // on disk and not confirmed yet
+	Spooled  int64 // in SpoolDir, and not confirmed yet; what an earlier process has left there counts as Admitted too
 	Dropped  int64 // lost: the bound on memory was reached, or the process ended first
 
 	Denied         int64 // answered 429
