@@ -187,13 +187,20 @@ func (f *Flow) decide(ctx context.Context, c *Call) *Denial {
 	if r := f.refusals.get(c.alias, c.reserved, c.start); r != nil {
 		return f.deny(c, r)
 	}
+	if f.breaker.open() {
+		return f.undecided(ctx, c, errBreakerOpen)
+	}
 	resp, err := f.ask(ctx, &socket.UsageFlowSocketMessage{
 		Type:    socket.TypeRequestForAllocation,
 		Payload: &socket.RequestForAllocation{Alias: c.alias, Amount: c.reserved, AllocationID: c.ids[:uuidLen]},
 	})
 	if err != nil {
+		if ctx.Err() == nil { // else it was the request's own deadline that passed
+			f.breaker.failed(err)
+		}
 		return f.undecided(ctx, c, err)
 	}
+	f.breaker.answered()
 	f.decided()
 	if resp.Refused() {
 		r := newRefusal(c.reserved, resp.Message, resp.Payload, time.Now())
@@ -247,14 +254,15 @@ func (f *Flow) deny(c *Call, r *refusal) *Denial {
 // reservation may have reached the service all the same; settling it under the same id, with amount 0 where
 // the request does not run, leaves nothing held.
 func (f *Flow) undecided(ctx context.Context, c *Call, err error) *Denial {
-	if ctx.Err() == nil && !f.outage.Swap(true) { // else it was the request's own deadline that passed
-		f.log.Warn("usageflow gives no decisions", "error", err, "fail_closed", f.cfg.FailClosed)
+	closed := c.rule.failClosed(f.cfg.FailClosed)
+	if ctx.Err() == nil && !f.outage.Swap(true) {
+		f.log.Warn("usageflow gives no decisions", "error", err, "fail_closed", closed)
 		f.observe(Event{Kind: EventOutage, Err: err})
 	}
-	if f.cfg.FailClosed && f.cfg.Shadow {
+	if closed && f.cfg.Shadow {
 		f.shadow(c.alias, CodeUnavailable)
 	}
-	if !f.cfg.FailClosed || f.cfg.Shadow {
+	if !closed || f.cfg.Shadow {
 		f.counters.failedOpen.Add(1)
 		f.observe(Event{Kind: EventFailedOpen, Alias: c.alias, AllocationID: c.ids[:uuidLen], Err: err})
 		return nil

@@ -47,7 +47,8 @@ type Config struct {
 	VoidStatus func(status int) bool
 	// CutOff says what is charged for a request whose client went away before it was answered in full. Default CutOffObserved.
 	CutOff CutOff
-	// FailClosed answers rate-limited requests with 503 when the service gives no decision. By default they pass.
+	// FailClosed answers rate-limited requests with 503 when the service gives no decision. By default they pass. A policy may
+	// say otherwise for its routes.
 	FailClosed bool
 	// OnDeny answers in place of the flow, with whatever status; d says what the flow would (d.ServeHTTP answers so). The
 	// denial's header fields are set before it is called, on the request's own goroutine, and many calls may run at the same

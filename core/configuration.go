@@ -43,6 +43,7 @@ type policy struct {
 	HasRateLimit              bool   `json:"hasRateLimit"`
 	ResponseTrackingField     string `json:"responseTrackingField"`
 	IsResponseTrackingEnabled *bool  `json:"isResponseTrackingEnabled"`
+	FailClosed                *bool  `json:"failClosed"` // in place of Config.FailClosed
 
 	name string // URL as the service wrote it: a job's name is no pattern
 }

@@ -19,6 +19,9 @@ const (
 	EventOutage       EventKind = "outage"        // decisions began to fail
 	EventRecovered    EventKind = "recovered"     // decisions come again
 
+	EventBreakerOpened EventKind = "breaker_opened" // decisions stop waiting: several in a row got no answer
+	EventBreakerClosed EventKind = "breaker_closed" // the service has answered again
+
 	EventSpoolFailed    EventKind = "spool_failed"    // settlements can't be written to SpoolDir
 	EventSpoolRecovered EventKind = "spool_recovered" // they can again
 )

@@ -31,6 +31,7 @@ type Flow struct {
 	deciding      atomic.Int64                  // requests that wait for a decision
 	refusals      refusals
 	outage        atomic.Bool // the last decision failed
+	breaker       breaker
 	counters      counters
 	shadowLog     logLimiter
 
@@ -60,6 +61,7 @@ func New(cfg Config) (*Flow, error) {
 			return nil, fmt.Errorf("core: %w", err)
 		}
 	}
+	f.breaker.flow = f
 	f.outbox = newOutbox(f)
 	if cfg.SpoolDir != "" {
 		if f.outbox.spool, err = openSpool(f); err != nil {

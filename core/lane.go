@@ -65,27 +65,36 @@ func (l *callLanes) Alive() bool { return l.transport.IsConnected() }
 
 // Post implements wire.Lane.
 func (l *callLanes) Post(typ, id string, payload []byte, done wire.Completion) error {
-	// A transport that is not ours gets the payload in its documented type.
-	var use socket.UseAllocationRequest
-	var typed any = &use
-	if typ == socket.TypeRequestForAllocation {
-		typed = &socket.RequestForAllocation{}
-	}
-	if err := json.Unmarshal(payload, typed); err != nil {
+	typed, key, err := typedPayload(typ, payload)
+	if err != nil {
 		return err
 	}
-	allocation := use.AllocationID
-	if r, ok := typed.(*socket.RequestForAllocation); ok {
-		allocation = r.AllocationID
+	if key == "" {
+		key = id
 	}
 	h := fnv.New32a()
-	_, _ = h.Write([]byte(allocation)) // a hash takes everything
+	_, _ = h.Write([]byte(key)) // a hash takes everything
 	select {
 	case l.queues[h.Sum32()%callLaneWorkers] <- callLanePost{&socket.UsageFlowSocketMessage{Type: typ, Payload: typed, ID: id}, done}:
 		return nil
 	default:
 		return socket.ErrQueueFull
 	}
+}
+
+// typedPayload is the payload in its documented type, as a transport that is not ours gets it, and the allocation that it is for.
+func typedPayload(typ string, payload []byte) (typed any, allocation string, err error) {
+	switch typ {
+	case socket.TypeRequestForAllocation:
+		var r socket.RequestForAllocation
+		err = json.Unmarshal(payload, &r)
+		return &r, r.AllocationID, err
+	case socket.TypeUseAllocation:
+		var u socket.UseAllocationRequest
+		err = json.Unmarshal(payload, &u)
+		return &u, u.AllocationID, err
+	}
+	return nil, "", nil
 }
 
 func (l *callLanes) work(queue chan callLanePost) {

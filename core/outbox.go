@@ -120,6 +120,22 @@ func (o *outbox) retry(e *settlement, at time.Time) {
 	e.dueAt = at
 }
 
+// first returns the oldest settlement in memory, nil if there is none.
+func (o *outbox) first() *settlement {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.oldest
+}
+
+// dueNow makes every settlement due: the service answers again.
+func (o *outbox) dueNow() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for e := o.oldest; e != nil; e = e.newer {
+		e.dueAt = time.Time{}
+	}
+}
+
 func (o *outbox) empty() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -143,6 +159,9 @@ var _ wire.Completion = (*settlement)(nil)
 
 // Complete implements wire.Completion.
 func (e *settlement) Complete(reply *wire.Reply, err error) {
+	if err == nil {
+		e.flow.breaker.answered()
+	}
 	switch {
 	case err != nil:
 		e.flow.outbox.retry(e, time.Time{})

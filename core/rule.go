@@ -18,7 +18,8 @@ type rule struct {
 	pattern     string
 	description []byte // the JSON of a settlement that is the same for all
 	metered     bool
-	limited     bool // any of the route's policies has a limit
+	limited     bool  // any of the route's policies has a limit
+	closed      *bool // what policies say in place of Config.FailClosed; nil: nothing
 	sources     []identitySource
 	tracked     *tracked // the response's fields that hold the amount; nil: there are none
 	warned      warnings
@@ -30,6 +31,14 @@ type rule struct {
 
 // idle reports whether requests of the route pass untouched.
 func (r *rule) idle() bool { return !r.metered && !r.hasBlocks() }
+
+// failClosed reports whether requests are refused where there is no decision; of several policies, one that says so is enough.
+func (r *rule) failClosed(otherwise bool) bool {
+	if r.closed != nil {
+		return *r.closed
+	}
+	return otherwise
+}
 
 func (r *rule) hasBlocks() bool { return r.blockedAll || len(r.blockedOnly) > 0 }
 
@@ -150,6 +159,9 @@ func (c *configuration) newRule(method, route string) *rule {
 	for _, p := range c.policiesFor(method, pattern) {
 		if p.HasRateLimit {
 			r.limited = true
+		}
+		if p.FailClosed != nil && (r.closed == nil || *p.FailClosed) {
+			r.closed = p.FailClosed
 		}
 		if source, ok := newIdentitySource(p, c.secrets, c.raw); ok {
 			r.sources = append(r.sources, source)

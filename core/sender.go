@@ -90,6 +90,9 @@ func (s *sender) run() {
 			s.batch(s.retry.Swap(false))
 		case <-tick.C:
 			s.batch(true)
+			if s.flow.breaker.open() {
+				s.probe(time.Now())
+			}
 		case <-s.flow.ctx.Done():
 			if s.flow.outbox.spool != nil {
 				s.batch(false) // to the spool; the lanes are closed, or are about to be
@@ -280,6 +283,7 @@ func (r *reservation) Complete(reply *wire.Reply, err error) {
 		c.unreserved.Store(true) // it goes out again before the settlement
 		return
 	}
+	c.flow.breaker.answered()
 	c.known.Store(true)
 	if e := c.settlement.Load(); e != nil {
 		e.known.Store(true)
@@ -309,6 +313,7 @@ func (r *lateReservation) Complete(reply *wire.Reply, err error) {
 	if err != nil {
 		return
 	}
+	r.flow.breaker.answered()
 	r.known.Store(true)
 	if reply != nil && reply.Refused() {
 		r.flow.lateDenial(r.alias, r.id)
@@ -328,5 +333,5 @@ func (f *Flow) voidLost(c *Call) {
 
 // mayHaveReserved reports whether a reservation that failed with err may have reached the service.
 func mayHaveReserved(err error) bool {
-	return !errors.Is(err, socket.ErrNotConnected) && !errors.Is(err, socket.ErrQueueFull) && !errors.Is(err, socket.ErrClosed)
+	return !errors.Is(err, socket.ErrNotConnected) && !errors.Is(err, socket.ErrQueueFull) && !errors.Is(err, socket.ErrClosed) && !errors.Is(err, errBreakerOpen)
 }

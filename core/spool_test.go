@@ -141,7 +141,7 @@ func TestSpoolBehindMemory(t *testing.T) {
 		t.Errorf("%d settlements were in memory", sent)
 	}
 	silent.Store(false)
-	h.srv.DropAll() // so that what was sent is sent again at once
+	h.srv.DropAll()      // so that what was sent is sent again at once
 	for i := range 400 { // which wait behind the others
 		h.do(h.route("/x", ok), get("/x"))
 		if i%20 == 0 {

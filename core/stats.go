@@ -25,6 +25,8 @@ type Stats struct {
 	Missed         int64 // requests of routes that are metered or blocked which were served without the flow's knowing: see Flow.ReportMissed
 	Unmetered      int64 // passed before the first configuration had come
 	InvalidTokens  int64 // JWTs that were malformed, or that VerifyJWT refused
+
+	Breaker BreakerState // whether decisions wait for the service
 }
 
 // counters are those that take no part in the sum.
@@ -45,5 +47,8 @@ func (f *Flow) Stats() Stats {
 	s.UnknownAmounts, s.InvalidTokens = c.unknownAmounts.Load(), c.invalidTokens.Load()
 	s.Unmetered, s.Unreadable, s.LateAmounts = c.unmetered.Load(), c.unreadable.Load(), c.lateAmounts.Load()
 	s.Shadowed, s.Missed = c.shadowed.Load(), c.missed.Load()
+	if f.breaker.open() {
+		s.Breaker = BreakerOpen
+	}
 	return s
 }

@@ -97,6 +97,8 @@ type Policy struct {
 	HasRateLimit              bool   `json:"hasRateLimit"`
 	ResponseTrackingField     string `json:"responseTrackingField"`
 	IsResponseTrackingEnabled bool   `json:"isResponseTrackingEnabled"`
+	// FailClosed says whether agents refuse requests while they can't get a decision. Where it is nil, they go by their own setting.
+	FailClosed *bool `json:"failClosed,omitempty"`
 	// Limits are what is allowed, all of them at once, where HasRateLimit is true: one at least, and one for a window at most.
 	Limits []PolicyLimit `json:"-"`
 	// Scope says what the limits count over: ScopeAlias or ScopeIdentity.

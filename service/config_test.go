@@ -126,6 +126,7 @@ func TestConfigErrors(t *testing.T) {
 		{"limits without a limit", policy("hasRateLimit: true, limits: [{window: day}]"), "limits[0]: there is no limit"},
 		{"limits without hasRateLimit", policy("limits: [{limit: 5, window: day}]"), "hasRateLimit is not true"},
 		{"a negative burst", policy("hasRateLimit: true, limit: 5, window: day, burst: -1"), "policies[0].burst: the burst is no amount"},
+		{"failClosed without a limit", policy("failClosed: true"), "failClosed: failClosed is for policies with a limit"},
 		{"a burst alone", policy("burst: 1"), "there is a burst and hasRateLimit is not true"},
 		{"unknown limit key", policy("hasRateLimit: true, limits: [{limit: 5, window: day, per: hour}]"), "c.yaml:5: "},
 		{"scope", policy("scope: world"), "neither alias nor identity"},

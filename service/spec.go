@@ -36,6 +36,7 @@ type policySpec struct {
 	Scope                     string      `yaml:"scope" json:"scope"`
 	ResponseTrackingField     string      `yaml:"responseTrackingField" json:"responseTrackingField"`
 	IsResponseTrackingEnabled *bool       `yaml:"isResponseTrackingEnabled" json:"isResponseTrackingEnabled"`
+	FailClosed                *bool       `yaml:"failClosed" json:"failClosed,omitempty"`
 
 	Limit  *float64 `yaml:"limit" json:"limit,omitempty"`
 	Window string   `yaml:"window" json:"window,omitempty"`
@@ -151,6 +152,7 @@ func (f *policySpec) policy(path string) (Policy, error) {
 		ID: f.ID, Method: f.Method, URL: f.URL, Type: cmp.Or(strings.ToUpper(f.Type), TypeAPI), Scope: cmp.Or(f.Scope, ScopeAlias),
 		IdentityFieldName: f.IdentityFieldName, IdentityFieldLocation: f.IdentityFieldLocation, HasRateLimit: f.HasRateLimit,
 		ResponseTrackingField: f.ResponseTrackingField, IsResponseTrackingEnabled: f.ResponseTrackingField != "",
+		FailClosed: f.FailClosed,
 	}
 	if err := f.checkScope(path, &p); err != nil {
 		return p, err
@@ -167,6 +169,9 @@ func (f *policySpec) policy(path string) (Policy, error) {
 	}
 	if f.IdentityFieldLocation != "" && !strings.Contains(identityLocations, " "+f.IdentityFieldLocation+" ") {
 		return p, invalid(path+".identityFieldLocation", "location %q is not one of %s", f.IdentityFieldLocation, strings.Join(strings.Fields(identityLocations), ", "))
+	}
+	if f.FailClosed != nil && !f.HasRateLimit {
+		return p, invalid(path+".failClosed", "failClosed is for policies with a limit: others wait for no decision")
 	}
 	if f.IsResponseTrackingEnabled != nil {
 		p.IsResponseTrackingEnabled = *f.IsResponseTrackingEnabled
@@ -263,7 +268,7 @@ func specOf(p *Policy) policySpec {
 	spec := policySpec{
 		ID: p.ID, Name: p.Name, Method: p.Method, URL: p.URL, Type: p.Type, IdentityFieldName: p.IdentityFieldName,
 		IdentityFieldLocation: p.IdentityFieldLocation, HasRateLimit: p.HasRateLimit, Limits: []limitSpec{}, Scope: p.Scope,
-		ResponseTrackingField: p.ResponseTrackingField, IsResponseTrackingEnabled: &tracking,
+		ResponseTrackingField: p.ResponseTrackingField, IsResponseTrackingEnabled: &tracking, FailClosed: p.FailClosed,
 	}
 	for _, l := range p.Limits {
 		limit := l.Limit.Units()

@@ -278,7 +278,7 @@ func TestPoliciesOfAgents(t *testing.T) {
 	r, a := startEditable(t, example)
 	a.must(200, "PUT", "/applications/acme", `{"planCap":{"limit":9,"window":"month"},"policies":[
 		{"method":"GET","url":"/x","hasRateLimit":true,"limits":[{"limit":5,"window":"second","burst":7},{"limit":50,"window":"day"}]},
-		{"hasRateLimit":true,"scope":"identity","identityFieldName":"X-User","identityFieldLocation":"headers","limit":5,"window":"day"}]}`)
+		{"hasRateLimit":true,"scope":"identity","identityFieldName":"X-User","identityFieldLocation":"headers","limit":5,"window":"day","failClosed":false}]}`)
 	got := ask(t, r.dial(t, "uf_dev_key"), `{"type":"get_application_policies","id":"p"}`)
 	want := map[string]any{"accountReachLimit": false, "total": 2.0, "policies": []any{
 		map[string]any{
@@ -287,7 +287,7 @@ func TestPoliciesOfAgents(t *testing.T) {
 		},
 		map[string]any{
 			"method": "*", "url": "*", "type": "API", "identityFieldName": "X-User", "identityFieldLocation": "headers", "hasRateLimit": true,
-			"responseTrackingField": "", "isResponseTrackingEnabled": false,
+			"responseTrackingField": "", "isResponseTrackingEnabled": false, "failClosed": false,
 		},
 	}}
 	if !reflect.DeepEqual(got.Payload, want) {

@@ -100,18 +100,20 @@ async function edit(application, old, again) {
   const who = h("input", { value: p.identityFieldName, spellcheck: "false", autocomplete: "off", placeholder: "X-User", "data-test": "policy-identity-name" });
   const limited = check("Limit the rate", { checked: p.hasRateLimit, "data-test": "policy-limited" });
   const limits = limitRows(p.limits || []);
+  const undecided = select({ "data-test": "policy-undecided" }, [["", "as the agent is set"], ["refuse", "are refused"], ["pass", "pass"]], p.failClosed === undefined ? "" : p.failClosed ? "refuse" : "pass");
+  const undecidedField = field("Requests without a decision", undecided, "While agents can't reach this service");
   const tracked = h("input", { value: p.responseTrackingField, spellcheck: "false", autocomplete: "off", placeholder: "a request is 1", "data-test": "policy-tracking" });
   const routeFields = h("div", { class: "columns" }, field("Method", method), field("Path", url, [":id is a segment, * the rest"]));
   const whoField = field("Its name", who);
   const arrange = () => {
     routeFields.hidden = scope.value === "identity";
     whoField.hidden = place.value === "";
-    limits.node.hidden = !limited.firstChild.checked;
+    limits.node.hidden = undecidedField.hidden = !limited.firstChild.checked;
   };
   const body = h("div", { class: "stack", oninput: arrange, onchange: arrange },
     h("div", { class: "columns even" }, field("A budget for", scope), field("Type", type)), routeFields,
     h("div", { class: "columns even" }, field("Identity stands in", place), whoField),
-    limited, limits.node,
+    limited, limits.node, undecidedField,
     h("div", { class: "columns even" }, field("Amount from the response", tracked, "A field of the answer: usage.total_tokens"), field("Name", name)));
   arrange();
   const done = await dialog({
@@ -122,6 +124,7 @@ async function edit(application, old, again) {
         name: name.value.trim(), method: whole ? "*" : method.value, url: whole ? "*" : url.value.trim(), type: type.value, scope: scope.value,
         identityFieldLocation: place.value, identityFieldName: place.value ? who.value.trim() : "",
         hasRateLimit: rated, limits: rated ? limits.read() : [],
+        ...(rated && undecided.value ? { failClosed: undecided.value === "refuse" } : {}),
         responseTrackingField: tracked.value.trim(), isResponseTrackingEnabled: tracked.value.trim() !== "",
       };
       const where = ["applications", application, "policies"];

@@ -20,6 +20,7 @@ type Policy struct {
 	HasRateLimit              bool   `json:"hasRateLimit"`
 	ResponseTrackingField     string `json:"responseTrackingField"`
 	IsResponseTrackingEnabled bool   `json:"isResponseTrackingEnabled"`
+	FailClosed                *bool  `json:"failClosed,omitempty"`
 }
 
 // An Endpoint is a method and a route pattern, either of them * for all. Identity is for blocks only.
