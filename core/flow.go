@@ -27,6 +27,8 @@ type Flow struct {
 	sender       *sender
 
 	configuration atomic.Pointer[configuration] // nil before the first
+	configured    chan struct{}                 // closed when there is a configuration
+	refreshError  atomic.Pointer[error]         // why the last refresh that failed did
 	stopped       atomic.Bool                   // Shutdown was called: requests pass
 	deciding      atomic.Int64                  // requests that wait for a decision
 	refusals      refusals
@@ -51,7 +53,7 @@ func New(cfg Config) (*Flow, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &Flow{cfg: cfg, log: cfg.Logger, secrets: newSecretNames(cfg.Secrets), transport: cfg.Transport, gate: make(chan struct{}), shutdownDone: make(chan struct{})}
+	f := &Flow{cfg: cfg, log: cfg.Logger, secrets: newSecretNames(cfg.Secrets), transport: cfg.Transport, gate: make(chan struct{}), configured: make(chan struct{}), shutdownDone: make(chan struct{})}
 	if f.transport == nil {
 		f.ownTransport = true
 		f.transport, err = socket.NewManager(socket.ManagerConfig{
@@ -78,6 +80,9 @@ func New(cfg Config) (*Flow, error) {
 		lanes = newCallLanes(f.ctx, f.transport, cfg.Timeout, &f.running)
 	}
 	f.sender = newSender(f, lanes)
+	if cfg.SpoolDir != "" {
+		f.useKeptDescription()
+	}
 	f.running.Go(f.refresh)
 	f.running.Go(f.sender.run)
 	if f.outbox.spool != nil {

@@ -22,12 +22,9 @@ func (f *Flow) refresh() {
 	retry := firstRefreshRetry
 	last := refreshed
 	for {
-		c, err := f.fetchConfiguration(f.ctx)
+		err := f.refreshOnce()
 		if f.ctx.Err() != nil {
 			return
-		}
-		if err == nil {
-			f.use(c)
 		}
 		f.openGate()
 		wait := f.cfg.RefreshInterval
@@ -48,6 +45,23 @@ func (f *Flow) refresh() {
 			return
 		}
 	}
+}
+
+// refreshOnce fetches the configuration and puts it in force.
+func (f *Flow) refreshOnce() error {
+	d, err := f.fetchDescription(f.ctx)
+	var c *configuration
+	if err == nil {
+		c, err = f.configure(d)
+	}
+	if err != nil {
+		f.refreshError.Store(&err)
+		return err
+	}
+	if f.use(c) && f.cfg.SpoolDir != "" {
+		f.keepDescription(d)
+	}
+	return nil
 }
 
 // refreshOutcome is how a refresh ended, as far as the log is concerned: it gets a line when that changes.
@@ -80,19 +94,20 @@ func (f *Flow) logRefresh(err error) {
 	}
 }
 
-// use puts a configuration in force, all of it at once.
-func (f *Flow) use(c *configuration) {
+// use puts a configuration in force, all of it at once. It reports whether it is another one than before.
+func (f *Flow) use(c *configuration) (changed bool) {
 	f.refusals.clear() // the limits themselves are not part of it: one may have been raised
 	old := f.configuration.Load()
 	if old != nil && old.digest == c.digest {
 		f.observe(Event{Kind: EventConfigured})
-		return // what was derived from the old one holds
+		return false // what was derived from the old one holds
 	}
 	if old != nil {
 		c.learnRoutes(old)
 	}
 	f.configuration.Store(c)
 	if old == nil {
+		close(f.configured)
 		f.log.Info("usageflow configuration loaded", "policies", len(c.policies), "blocks", len(c.blocks), "passed_unmetered", f.counters.unmetered.Load())
 	}
 	if c.paused && (old == nil || !old.paused) {
@@ -103,6 +118,7 @@ func (f *Flow) use(c *configuration) {
 		f.log.Warn("usageflow: a policy takes identities from JWTs, and Config.VerifyJWT is not set: anyone can claim any name")
 	}
 	f.observe(Event{Kind: EventConfigured})
+	return true
 }
 
 func (c *configuration) readsTokens() bool {
@@ -114,8 +130,32 @@ func (c *configuration) readsTokens() bool {
 	return false
 }
 
-// fetchConfiguration asks the service for the three lists. One that is missing or malformed fails all.
-func (f *Flow) fetchConfiguration(ctx context.Context) (*configuration, error) {
+// description is what the service says of an application, in three lists.
+type description struct {
+	Policies json.RawMessage `json:"policies"`
+	Routes   json.RawMessage `json:"routes"`
+	Blocks   json.RawMessage `json:"blocks"`
+}
+
+// fetchDescription asks the service for the three lists. One that is missing fails all.
+func (f *Flow) fetchDescription(ctx context.Context) (d description, err error) {
+	for _, part := range []struct {
+		typ  string
+		into *json.RawMessage
+	}{
+		{socket.TypeGetPolicies, &d.Policies},
+		{socket.TypeGetConfig, &d.Routes},
+		{socket.TypeGetBlockedEndpoints, &d.Blocks},
+	} {
+		if *part.into, err = f.fetch(ctx, part.typ); err != nil {
+			return d, err
+		}
+	}
+	return d, nil
+}
+
+// configure makes a configuration of what the service says. A list that is malformed fails all.
+func (f *Flow) configure(d description) (*configuration, error) {
 	var policies struct {
 		Policies          []policy `json:"policies"`
 		AccountReachLimit bool     `json:"accountReachLimit"`
@@ -132,17 +172,17 @@ func (f *Flow) fetchConfiguration(ctx context.Context) (*configuration, error) {
 	digest := sha256.New()
 	for _, part := range []struct {
 		typ  string
+		text json.RawMessage
 		into any
 	}{
-		{socket.TypeGetPolicies, &policies},
-		{socket.TypeGetConfig, &routes},
-		{socket.TypeGetBlockedEndpoints, &blocked},
+		{socket.TypeGetPolicies, d.Policies, &policies},
+		{socket.TypeGetConfig, d.Routes, &routes},
+		{socket.TypeGetBlockedEndpoints, d.Blocks, &blocked},
 	} {
-		text, err := f.fetch(ctx, part.typ, part.into)
-		if err != nil {
-			return nil, err
+		if err := json.Unmarshal(part.text, part.into); err != nil {
+			return nil, fmt.Errorf("core: %s: %w: %w", part.typ, errMalformed, err)
 		}
-		_, _ = digest.Write(text) // a hash takes everything
+		_, _ = digest.Write(part.text) // a hash takes everything
 		_, _ = digest.Write([]byte{0})
 	}
 	c := newConfiguration(policies.Policies, routes.MonitoringPaths, routes.WhitelistEndpoints, blocked.Endpoints, f.secrets)
@@ -154,8 +194,8 @@ func (f *Flow) fetchConfiguration(ctx context.Context) (*configuration, error) {
 
 var errMalformed = errors.New("the answer is no configuration")
 
-// fetch asks for one list, reads it and returns its text, in which the order of an object's members is always the same.
-func (f *Flow) fetch(ctx context.Context, typ string, into any) (text []byte, err error) {
+// fetch asks for one list and returns its text, in which the order of an object's members is always the same.
+func (f *Flow) fetch(ctx context.Context, typ string) (json.RawMessage, error) {
 	ctx, cancel := context.WithTimeout(ctx, f.cfg.Timeout)
 	defer cancel()
 	resp, err := f.transport.Call(ctx, &socket.UsageFlowSocketMessage{Type: typ})
@@ -172,10 +212,7 @@ func (f *Flow) fetch(ctx context.Context, typ string, into any) (text []byte, er
 	if !ok || payload == nil {
 		return nil, fmt.Errorf("core: %s: %w: the payload is no object", typ, errMalformed)
 	}
-	text, err = json.Marshal(payload)
-	if err == nil {
-		err = json.Unmarshal(text, into)
-	}
+	text, err := json.Marshal(payload)
 	if err != nil {
 		return nil, fmt.Errorf("core: %s: %w: %w", typ, errMalformed, err)
 	}

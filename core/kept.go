@@ -1,0 +1,102 @@
+package core
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// keptName is the file in SpoolDir with the last good configuration.
+const keptName = "configuration.json"
+
+// kept is what that file holds.
+type kept struct {
+	Key string `json:"key"` // the SHA-256 of the API key that it was made for
+	description
+}
+
+func (f *Flow) keyHash() string {
+	sum := sha256.Sum256([]byte(f.cfg.APIKey))
+	return hex.EncodeToString(sum[:])
+}
+
+// keepDescription writes what the service says to SpoolDir, for the next start.
+func (f *Flow) keepDescription(d description) {
+	if err := writeDurably(filepath.Join(f.cfg.SpoolDir, keptName), marshal(kept{f.keyHash(), d})); err != nil {
+		f.log.Warn("usageflow: the configuration can't be kept for the next start", "error", err)
+	}
+}
+
+// useKeptDescription puts the configuration in force that an earlier process has kept.
+func (f *Flow) useKeptDescription() {
+	text, err := os.ReadFile(filepath.Join(f.cfg.SpoolDir, keptName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	var k kept
+	if err == nil {
+		err = json.Unmarshal(text, &k)
+	}
+	if err == nil && k.Key != f.keyHash() {
+		return // of another application
+	}
+	var c *configuration
+	if err == nil {
+		c, err = f.configure(k.description)
+	}
+	if err != nil {
+		f.log.Warn("usageflow: the configuration that was kept for this start can't be read", "error", err)
+		return
+	}
+	f.use(c)
+	f.openGate()
+}
+
+// writeDurably writes a file so that after a crash either the old text is there or the new one.
+func writeDurably(name string, text []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(name), filepath.Base(name)+".*")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(text)
+	if err == nil {
+		err = f.Sync()
+	}
+	err = errors.Join(err, f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), name)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return nil
+}
+
+// Ready waits until the flow has a configuration, from the service or, with SpoolDir, from an earlier process, or until ctx ends: the error says
+// then what is missing. It is for readiness probes, to keep a process from traffic that would pass unmetered. Once it was nil, it is nil until
+// Shutdown, also while the service is down.
+func (f *Flow) Ready(ctx context.Context) error {
+	select {
+	case <-f.configured:
+	default:
+		select {
+		case <-f.configured:
+		case <-f.ctx.Done():
+		case <-ctx.Done():
+			if last := f.refreshError.Load(); last != nil {
+				return fmt.Errorf("core: there is no configuration yet: %w: %w", context.Cause(ctx), *last)
+			}
+			return fmt.Errorf("core: there is no configuration yet: %w", context.Cause(ctx))
+		}
+	}
+	if f.stopped.Load() {
+		return errors.New("core: the flow was shut down")
+	}
+	return nil
+}
