@@ -184,13 +184,30 @@ func (f *Flow) current(ctx context.Context) *configuration {
 
 // decide asks the service whether c may run. Nil: it may.
 func (f *Flow) decide(ctx context.Context, c *Call) *Denial {
+	asked := ctx
+	var l *lease
+	if f.cfg.Lease {
+		l = f.leases.get(c)
+	}
+	if l != nil {
+		spent, err := l.spend(ctx, c)
+		if spent {
+			return nil
+		}
+		if err != nil {
+			return f.undecided(ctx, c, err)
+		}
+		var cancel context.CancelFunc
+		asked, cancel = context.WithDeadline(ctx, c.start.Add(f.cfg.Timeout)) // it may have waited
+		defer cancel()
+	}
 	if r := f.refusals.get(c.alias, c.reserved, c.start); r != nil {
 		return f.deny(c, r)
 	}
 	if f.breaker.open() {
 		return f.undecided(ctx, c, errBreakerOpen)
 	}
-	resp, err := f.ask(ctx, &socket.UsageFlowSocketMessage{
+	resp, err := f.ask(asked, &socket.UsageFlowSocketMessage{
 		Type:    socket.TypeRequestForAllocation,
 		Payload: &socket.RequestForAllocation{Alias: c.alias, Amount: c.reserved, AllocationID: c.ids[:uuidLen]},
 	})
@@ -202,6 +219,9 @@ func (f *Flow) decide(ctx context.Context, c *Call) *Denial {
 	}
 	f.breaker.answered()
 	f.decided()
+	if l != nil {
+		l.note(resp.Payload)
+	}
 	if resp.Refused() {
 		r := newRefusal(c.reserved, resp.Message, resp.Payload, time.Now())
 		f.refusals.put(c.alias, r)

@@ -65,7 +65,8 @@ type Call struct {
 	param     func(string) string
 	ctx       callContext
 
-	granted    string                     // the id that the service made in place of ours; set before the handler runs
+	granted    string                     // the id that the service made in place of ours, or the slice's; set before the handler runs
+	slice      *slice                     // that let it in; nil where it was decided by itself. Set before the handler runs
 	known      atomic.Bool                // the service has answered the reservation
 	sentStatus atomic.Int32               // that went out through the call's Writer; 0: none has
 	unreserved atomic.Bool                // the reservation was lost on its way

@@ -50,6 +50,11 @@ type Config struct {
 	// FailClosed answers rate-limited requests with 503 when the service gives no decision. By default they pass. A policy may
 	// say otherwise for its routes.
 	FailClosed bool
+	// Lease reserves amounts ahead on limited ledgers that are busy (8 requests a second and more), so that most of their requests wait for no
+	// round trip. What is reserved is never more than a quarter of what is left, and goes back after a second at most; until then it is not
+	// there for other processes, which may be denied meanwhile. No limit is exceeded by that. The requests of one slice are settled together,
+	// under one allocation id, without a path, client and status of their own.
+	Lease bool
 	// OnDeny answers in place of the flow, with whatever status; d says what the flow would (d.ServeHTTP answers so). The
 	// denial's header fields are set before it is called, on the request's own goroutine, and many calls may run at the same
 	// time. Where it writes nothing, or panics before it does, the flow answers as if it had not been called; after a panic

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/usageflow/usageflow-go-middleware/internal/wire"
 	"github.com/usageflow/usageflow-go-middleware/socket"
@@ -34,6 +35,7 @@ type Flow struct {
 	refusals      refusals
 	outage        atomic.Bool // the last decision failed
 	breaker       breaker
+	leases        leases
 	counters      counters
 	shadowLog     logLimiter
 
@@ -63,7 +65,7 @@ func New(cfg Config) (*Flow, error) {
 			return nil, fmt.Errorf("core: %w", err)
 		}
 	}
-	f.breaker.flow = f
+	f.breaker.flow, f.leases.flow = f, f
 	f.outbox = newOutbox(f)
 	if cfg.SpoolDir != "" {
 		if f.outbox.spool, err = openSpool(f); err != nil {
@@ -123,6 +125,7 @@ func (f *Flow) Shutdown(ctx context.Context) error {
 func (f *Flow) shutdown(ctx context.Context) error {
 	f.stopped.Store(true)
 	f.openGate()
+	f.leases.sweep(time.Now(), true)
 	drained := f.outbox.drain(ctx)
 	f.cancel()
 	var err error

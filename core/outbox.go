@@ -29,7 +29,7 @@ type outbox struct {
 	flow  *Flow
 	spool *spool // nil without Config.SpoolDir
 
-	mu       sync.Mutex // guards what follows, and the settlements' state
+	mu       sync.Mutex // guards what follows, and the settlements' state; a lease's may be held when it is taken
 	oldest   *settlement
 	newest   *settlement
 	bytes    int64
@@ -54,6 +54,7 @@ type settlement struct {
 	settles   int64 // how many requests it settles with an amount, and
 	voids     int64 // without one; it takes no part in Stats where both are 0: it voids a request that was refused
 	payload   []byte
+	lease     *lease // of a slice's; its amounts, and payload, change as long as it accrues
 
 	known   atomic.Bool // the service has answered the reservation
 	waiting atomic.Bool // a reservation that went out with the settlement waits for its answer
@@ -67,13 +68,22 @@ type settlement struct {
 	open         bool      // it is in the list
 	entry        uint64    // its number in the spool; 0: it is not there
 	away         bool      // it goes to the spool alone
+	queued       bool      // it waits to be written to the spool
+	onDiskWeight int64     // its weight as the spool has it
+	accruing     bool      // requests are added to it: it is not to be sent yet
 	dueAt        time.Time // when it is to be sent, or sent again
 	refusals     int
 }
 
 func newOutbox(f *Flow) *outbox { return &outbox{flow: f} }
 
-func (e *settlement) size() int64 { return int64(len(e.payload)+len(e.alias)) + settlementOverhead }
+// size is what the settlement takes in memory; a slice's payload is not there yet.
+func (e *settlement) size() int64 {
+	if e.lease != nil {
+		return int64(3*len(e.alias)) + 2*settlementOverhead
+	}
+	return int64(len(e.payload)+len(e.alias)) + settlementOverhead
+}
 
 // weight is how many requests it stands for in Stats.
 func (e *settlement) weight() int64 { return e.settles + e.voids }
@@ -120,11 +130,38 @@ func (o *outbox) retry(e *settlement, at time.Time) {
 	e.dueAt = at
 }
 
-// first returns the oldest settlement in memory, nil if there is none.
+// first returns the oldest settlement in memory that can be sent, nil if there is none.
 func (o *outbox) first() *settlement {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.oldest
+	e := o.oldest
+	for e != nil && e.accruing {
+		e = e.newer
+	}
+	return e
+}
+
+// accrue adds a request to a slice's settlement.
+func (o *outbox) accrue(e *settlement, amount float64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	e.amount += amount
+	if amount > 0 {
+		e.settles++
+	} else {
+		e.voids++
+	}
+	if o.spool != nil && !e.queued && e.open {
+		o.spool.queueLocked(e)
+	}
+}
+
+// accrued says that no request is added to e any more: it can be sent.
+func (o *outbox) accrued(e *settlement) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	e.payload = e.lease.payload(e)
+	e.accruing = false
 }
 
 // dueNow makes every settlement due: the service answers again.
@@ -148,7 +185,7 @@ func (o *outbox) due(now time.Time) []*settlement {
 	defer o.mu.Unlock()
 	var list []*settlement
 	for e := o.oldest; e != nil; e = e.newer {
-		if !e.dueAt.After(now) {
+		if !e.accruing && !e.dueAt.After(now) {
 			list = append(list, e)
 		}
 	}
@@ -255,11 +292,9 @@ func (o *outbox) abandon() (lost, onDisk int64) {
 	for o.oldest != nil {
 		e := o.oldest
 		o.removeLocked(e)
-		switch {
-		case e.weight() == 0:
+		o.dropped += e.weight() - e.onDiskWeight
+		if e.weight() == 0 && !e.accruing {
 			lost++
-		case e.entry == 0:
-			o.dropped += e.weight()
 		}
 	}
 	if o.spool != nil {

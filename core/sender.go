@@ -73,7 +73,7 @@ func (s *sender) begin(c *Call) {
 func (s *sender) finish(c *Call) {
 	if s.backlog.Add(1) > s.maxBacklog {
 		s.backlog.Add(-1)
-		s.flow.outbox.drop(c.alias, c.AllocationID(), 1, "requests end faster than they can be settled")
+		s.drop(c, "requests end faster than they can be settled")
 		return
 	}
 	s.push(&c.ended)
@@ -89,6 +89,7 @@ func (s *sender) run() {
 			runtime.Gosched()
 			s.batch(s.retry.Swap(false))
 		case <-tick.C:
+			s.flow.leases.sweep(time.Now(), false)
 			s.batch(true)
 			if s.flow.breaker.open() {
 				s.probe(time.Now())
@@ -143,9 +144,17 @@ func (s *sender) retryNow() {
 func (s *sender) abandon() {
 	for n := s.inbox.take(); n != nil; {
 		if n.end {
-			s.flow.outbox.drop(n.call.alias, n.call.AllocationID(), 1, "the flow was shut down")
+			s.drop(n.call, "the flow was shut down")
 		}
 		n = n.pop()
+	}
+}
+
+// drop counts the end of a call as lost.
+func (s *sender) drop(c *Call, why string) {
+	s.flow.outbox.drop(c.alias, c.AllocationID(), 1, why)
+	if c.slice != nil {
+		c.slice.lost()
 	}
 }
 
@@ -197,6 +206,10 @@ func (s *sender) postReservation(lane wire.Lane, messageID, alias string, amount
 func (s *sender) settle(c *Call, now time.Time) {
 	amount, told := c.charge()
 	s.flow.noteTelling(c, told)
+	if c.slice != nil {
+		c.slice.ended(c.reserved, amount)
+		return
+	}
 	s.scratch = c.appendSettlement(s.scratch[:0], amount)
 	e := &settlement{
 		flow: s.flow, alias: c.alias, id: c.AllocationID(), reserveID: c.ids, reserved: c.reserved, amount: amount,

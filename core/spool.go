@@ -44,6 +44,7 @@ type spool struct {
 type writtenSettlement struct {
 	settlement *settlement
 	entry      uint64
+	weight     int64
 }
 
 // openSpool opens the spool in Config.SpoolDir. What an earlier process has left there counts as admitted.
@@ -108,14 +109,19 @@ func (s *spool) takeLocked(e *settlement) (away bool) {
 		e.away = true
 		s.waiting += e.size()
 	}
+	s.queueLocked(e)
+	return e.away
+}
+
+func (s *spool) queueLocked(e *settlement) {
+	e.queued = true
 	s.toWrite = append(s.toWrite, e)
 	s.signal()
-	return e.away
 }
 
 // removeLocked takes out a settlement that the service has confirmed.
 func (s *spool) removeLocked(e *settlement) {
-	s.flow.outbox.spooled -= e.weight()
+	s.flow.outbox.spooled -= e.onDiskWeight
 	s.confirmed = append(s.confirmed, e.entry)
 	e.entry = 0
 }
@@ -226,14 +232,33 @@ func (s *spool) write() error {
 // appendAll appends settlements to the queue, and returns those that it did not take.
 func (s *spool) appendAll(todo []*settlement) (left []*settlement, err error) {
 	for i, e := range todo {
-		s.buf = e.append(s.buf[:0])
-		entry, err := s.queue.Append(s.buf)
+		entry, weight, err := s.append(e)
 		if err != nil {
 			return todo[i:], err
 		}
-		s.written = append(s.written, writtenSettlement{e, entry})
+		s.written = append(s.written, writtenSettlement{e, entry, weight})
 	}
 	return nil, nil
+}
+
+// append appends e to the queue, in the place of what that has of it already.
+func (s *spool) append(e *settlement) (entry uint64, weight int64, err error) {
+	if e.lease == nil {
+		s.buf = e.append(s.buf[:0])
+		entry, err = s.queue.Append(s.buf)
+		return entry, e.weight(), err
+	}
+	o := s.flow.outbox
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	s.buf = e.append(s.buf[:0])
+	if e.entry != 0 {
+		entry, err = s.queue.Replace(e.entry, s.buf)
+	} else {
+		entry, err = s.queue.Append(s.buf)
+	}
+	e.queued = err != nil
+	return entry, e.weight(), err
 }
 
 // flushedLocked notes that what was written is on disk.
@@ -245,7 +270,7 @@ func (s *spool) flushedLocked() {
 		case e.away:
 			o.bytes -= e.size()
 			s.waiting -= e.size()
-			o.spooled += e.weight()
+			o.spooled += w.weight
 			if s.from == 0 {
 				s.from = w.entry
 			}
@@ -253,7 +278,8 @@ func (s *spool) flushedLocked() {
 			s.confirmed = append(s.confirmed, w.entry)
 		default:
 			e.entry = w.entry
-			o.spooled += e.weight()
+			o.spooled += w.weight - e.onDiskWeight
+			e.onDiskWeight = w.weight
 			if s.from != 0 {
 				s.loaded[w.entry] = struct{}{}
 			}
@@ -303,7 +329,7 @@ func (s *spool) load() {
 			if e == nil {
 				return true // recover has taken those out
 			}
-			e.entry = entry
+			e.entry, e.onDiskWeight = entry, e.weight()
 			o.mu.Lock()
 			defer o.mu.Unlock()
 			o.bytes += e.size()

@@ -24,6 +24,9 @@ func (e *settlement) append(dst []byte) []byte {
 	}
 	dst = binary.LittleEndian.AppendUint64(dst, math.Float64bits(e.reserved))
 	dst = binary.LittleEndian.AppendUint64(dst, math.Float64bits(e.amount))
+	if e.accruing {
+		return append(dst, e.lease.payload(e)...)
+	}
 	return append(dst, e.payload...)
 }
 
