@@ -86,12 +86,12 @@ func TestBreaker(t *testing.T) {
 // A service that answers now and then has answered: two failures in a row open nothing, and without a connection nobody waits anyway.
 func TestBreakerStaysClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		n := 0
+		var n atomic.Int32
 		h := bubble(t, func(s *sockettest.Server) {
 			limitReports(s)
 			s.Handle(func(m sockettest.Message) sockettest.Reply {
 				if m.Type == socket.TypeRequestForAllocation {
-					if n++; n%3 != 0 {
+					if n.Add(1)%3 != 0 {
 						return sockettest.Silence()
 					}
 				}
