@@ -2,6 +2,7 @@ package core
 
 import (
 	"errors"
+	"fmt"
 	"sync/atomic"
 	"time"
 
@@ -30,6 +31,17 @@ func (s BreakerState) String() string {
 
 // MarshalText implements encoding.TextMarshaler.
 func (s BreakerState) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (s *BreakerState) UnmarshalText(text []byte) error {
+	for _, known := range []BreakerState{BreakerClosed, BreakerOpen} {
+		if string(text) == known.String() {
+			*s = known
+			return nil
+		}
+	}
+	return fmt.Errorf("core: there is no breaker state %q", text)
+}
 
 // breaker stops decisions from waiting for a service that does not answer. While it is open, the sender probes the service every resendPeriod, and any
 // answer to an allocation or a settlement closes it.

@@ -1,0 +1,31 @@
+//go:build linux
+
+package main
+
+import (
+	"bytes"
+	"os"
+	"testing"
+	"time"
+)
+
+func TestMain(m *testing.M) {
+	appMain()
+	os.Exit(m.Run())
+}
+
+// TestChaos makes every fault twice, the second time with leases.
+func TestChaos(t *testing.T) {
+	var log bytes.Buffer
+	r, err := execute(options{seed: 20261125, rounds: 2, lasts: 400 * time.Millisecond, timeout: time.Second, log: &log, out: t.Output()})
+	r.table(t.Output())
+	if err != nil {
+		t.Error(err)
+	}
+	for _, wrong := range r.faulty {
+		t.Error(wrong)
+	}
+	if t.Failed() {
+		t.Logf("the end of the processes' logs:\n%s", log.Bytes()[max(0, log.Len()-20_000):])
+	}
+}
