@@ -19,7 +19,7 @@ import (
 // mishap is what the proxy does to connections. The zero value does nothing.
 type mishap struct {
 	refuse    bool          // nobody listens, and what was connected is cut off
-	silent    bool          // nothing is forwarded, and no connection is closed
+	silent    bool          // nothing is forwarded, and no connection is closed; when it is over, half of them are, and what they were to forward is lost
 	delay     time.Duration // of everything, each way
 	scatter   time.Duration // up to that much is added for each connection, so that they overtake each other
 	bandwidth int           // bytes a second, each way and connection
@@ -190,6 +190,9 @@ func (p *proxy) pump(c *pair, to, from net.Conn, fromServer bool) {
 		wait(ctx, time.Until(next.due))
 		for m := p.mishap.Load(); m.silent; m = p.mishap.Load() {
 			<-m.lifted
+			if c.extra < 0.5 {
+				return
+			}
 		}
 		if _, err := to.Write(next.data); err != nil {
 			return
