@@ -71,6 +71,8 @@ func (f *Flow) Begin(ctx context.Context, r *Request) (*Call, *Denial) {
 		}
 	}
 	identity, raw := f.identify(r, rl)
+	body, _ := r.Body.(*bufferedBody)
+	defer body.handOver(nil)
 	if !rl.blockedAll && rl.blocks(identity, raw) {
 		if denial := f.blocked(rl); denial != nil {
 			return nil, denial
@@ -79,7 +81,11 @@ func (f *Flow) Begin(ctx context.Context, r *Request) (*Call, *Denial) {
 	if !rl.metered || (outer != nil && !rl.limited) {
 		return nil, nil
 	}
+	if !f.calls.take(callBytes) {
+		return nil, f.noMemory(rl, rl.ledger(identity))
+	}
 	c := f.newCall(ctx, rl, identity, 1)
+	body.handOver(c)
 	c.method = r.Method
 	c.rawURL = rl.maskPath(r.URL)
 	c.clientIP = r.ClientIP
@@ -123,7 +129,12 @@ func (f *Flow) shadow(alias, code string) {
 
 // admit reserves: it waits for the answer where the route is limited, and leaves it to the sender where it is not.
 // Shutdown either sees the call counted and waits for it, or is seen here and the call passes unmetered.
-func (f *Flow) admit(ctx context.Context, c *Call) (*Call, *Denial) {
+func (f *Flow) admit(ctx context.Context, c *Call) (admitted *Call, _ *Denial) {
+	defer func() {
+		if admitted == nil {
+			c.release()
+		}
+	}()
 	if c.rule.limited {
 		f.deciding.Add(1)
 		defer f.decisionOver()

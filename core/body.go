@@ -45,7 +45,9 @@ type bufferedBody struct {
 	head  []byte // what was read
 	whole bool   // head is all there is
 	rest  io.ReadCloser
+	flow  *Flow
 
+	taken  int64 // bytes of Flow.calls; for who has called Begin
 	decode sync.Once
 	fields map[string]json.RawMessage // of head, set by decode
 
@@ -62,11 +64,40 @@ func (f *Flow) bufferBody(r *http.Request) *bufferedBody {
 	if r.Body == nil || r.Body == http.NoBody || r.ContentLength > f.cfg.MaxBodyBytes {
 		return nil
 	}
-	b := &bufferedBody{rest: r.Body}
+	b := &bufferedBody{rest: r.Body, flow: f, taken: f.cfg.MaxBodyBytes + 1}
+	if r.ContentLength >= 0 {
+		b.taken = r.ContentLength + 1
+	}
+	if !f.calls.take(b.taken) {
+		f.skippedBody()
+		return nil
+	}
 	b.head, b.err = readObject(r.Body, r.ContentLength, f.cfg.MaxBodyBytes)
+	f.calls.give(b.taken - int64(cap(b.head)))
+	b.taken = int64(cap(b.head))
 	b.unread, b.whole = b.head, errors.Is(b.err, io.EOF)
 	r.Body = b
 	return b
+}
+
+// handOver makes the call answer for the memory of what was read; nil: the request's handler does, whose it is then.
+func (b *bufferedBody) handOver(c *Call) {
+	if b == nil {
+		return
+	}
+	if c != nil {
+		c.held += b.taken
+	} else {
+		b.flow.calls.give(b.taken)
+	}
+	b.taken = 0
+}
+
+// skippedBody notes that a body was not looked at.
+func (f *Flow) skippedBody() {
+	if f.counters.skippedBodies.Add(1) == 1 {
+		f.log.Warn("usageflow: MaxMemoryBytes has no room for a request's body, in which there is to be an identity; the request counts for nobody. Later ones are only counted")
+	}
 }
 
 // readObject reads up to limit+1 bytes of a body of the given length (-1: unknown), and stops where it turns out to

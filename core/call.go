@@ -72,6 +72,7 @@ type Call struct {
 	unreserved atomic.Bool                // the reservation was lost on its way
 	settlement atomic.Pointer[settlement] // once the sender has made it
 
+	held  int64     // bytes of Flow.calls; owned by who has the call: Begin, then its end, then the sender
 	lane  wire.Lane // the lane that the reservation went out on; owned by the sender
 	begun inboxNode
 	ended inboxNode
@@ -117,12 +118,9 @@ func FromContext(ctx context.Context) *Call {
 	return call
 }
 
-// newCall makes the record of a request or job that was let in.
+// newCall makes the record of a request or job that was let in, whose callBytes were taken.
 func (f *Flow) newCall(ctx context.Context, rl *rule, identity string, reserved float64) *Call {
-	c := &Call{flow: f, rule: rl, alias: rl.alias, reserved: reserved, start: time.Now(), ids: newIDs()}
-	if identity != "" {
-		c.alias = rl.alias + " " + identity
-	}
+	c := &Call{flow: f, rule: rl, alias: rl.ledger(identity), reserved: reserved, start: time.Now(), ids: newIDs(), held: callBytes}
 	c.requestID = c.ids[:uuidLen]
 	if outer := FromContext(ctx); outer != nil {
 		c.requestID = outer.requestID

@@ -14,7 +14,8 @@ const (
 	defaultTimeout         = 2 * time.Second
 	defaultRefreshInterval = 30 * time.Second
 	defaultMaxBodyBytes    = 1 << 20
-	defaultMaxPendingBytes = 64 << 20
+	defaultMaxMemoryBytes  = 256 << 20
+	minMaxMemoryBytes      = 1 << 20
 	defaultMaxSpoolBytes   = 1 << 30
 	minMaxSpoolBytes       = 8 * minSpoolSegment
 	defaultSpoolSync       = 100 * time.Millisecond
@@ -76,8 +77,12 @@ type Config struct {
 	// MaxBodyBytes bounds how much of a request's body is read for an identity in it. A larger body has no
 	// identity. Default 1 MiB.
 	MaxBodyBytes int64
-	// MaxPendingBytes bounds the memory of settlements that the service has not confirmed. Past it, new ones go to
-	// SpoolDir alone; without that they are dropped, counted and logged. Default 64 MiB.
+	// MaxMemoryBytes bounds the memory of all that the flow holds, as it estimates it: requests that run (2 KiB each, with what is captured of them and
+	// the bodies that an identity is looked for in), settlements, and what it remembers of the service's answers. A request for which there is no
+	// room passes; its usage is dropped, counted and logged. Default 256 MiB, or four times MaxPendingBytes where that is more.
+	MaxMemoryBytes int64
+	// MaxPendingBytes is the part of it for settlements that the service has not confirmed. Past it, new ones go to SpoolDir alone; without that
+	// they are dropped, counted and logged. Default: a quarter, 64 MiB; at most half.
 	MaxPendingBytes int64
 	// SpoolDir is a folder, made if it is not there, in which settlements are kept until the service has confirmed them, over the end of the
 	// process too. One flow at a time can have it: New returns an error where another has. A process that is killed loses what has ended in
@@ -129,7 +134,14 @@ func (cfg Config) withDefaults() (Config, error) {
 	cfg.Timeout = orDefault(cfg.Timeout, defaultTimeout)
 	cfg.RefreshInterval = orDefault(cfg.RefreshInterval, defaultRefreshInterval)
 	cfg.MaxBodyBytes = orDefault(cfg.MaxBodyBytes, defaultMaxBodyBytes)
-	cfg.MaxPendingBytes = orDefault(cfg.MaxPendingBytes, defaultMaxPendingBytes)
+	cfg.MaxMemoryBytes = orDefault(cfg.MaxMemoryBytes, max(defaultMaxMemoryBytes, 4*cfg.MaxPendingBytes))
+	cfg.MaxPendingBytes = orDefault(cfg.MaxPendingBytes, cfg.MaxMemoryBytes/4)
+	if cfg.MaxMemoryBytes < minMaxMemoryBytes {
+		return cfg, fmt.Errorf("core: MaxMemoryBytes %d is less than %d", cfg.MaxMemoryBytes, minMaxMemoryBytes)
+	}
+	if cfg.MaxPendingBytes > cfg.MaxMemoryBytes/2 {
+		return cfg, fmt.Errorf("core: MaxPendingBytes %d is more than half of MaxMemoryBytes %d", cfg.MaxPendingBytes, cfg.MaxMemoryBytes)
+	}
 	cfg.MaxSpoolBytes = max(orDefault(cfg.MaxSpoolBytes, defaultMaxSpoolBytes), minMaxSpoolBytes)
 	cfg.SpoolSync = orDefault(cfg.SpoolSync, defaultSpoolSync)
 	cfg.Capture.MaxBytes = orDefault(cfg.Capture.MaxBytes, defaultCaptureBytes)

@@ -25,6 +25,7 @@ type configuration struct {
 	paused    bool // the account has reached its limit: nothing is metered
 	secrets   secretNames
 	raw       bool              // Config.RawIdentity
+	maxRules  int               // static
 	digest    [sha256.Size]byte // of what the service said, to know it again
 
 	rules  atomic.Pointer[map[routeKey]*rule] // by method and the router's own pattern
@@ -100,6 +101,7 @@ func (set endpointSet) has(methods []string, url string) bool {
 func newConfiguration(policies []policy, monitored, whitelist, blocks []endpoint, secrets secretNames) *configuration {
 	c := &configuration{
 		secrets:   secrets,
+		maxRules:  maxRules,
 		policies:  slices.Clone(policies),
 		monitored: newEndpointSet(monitored),
 		whitelist: newEndpointSet(whitelist),
@@ -155,13 +157,13 @@ func (c *configuration) rule(method, route string) *rule {
 		return r
 	}
 	r := c.newRule(method, route)
-	if len(known) >= maxRules {
+	if len(known) >= c.maxRules {
 		return r
 	}
 	c.rulesM.Lock()
 	defer c.rulesM.Unlock()
 	known = *c.rules.Load()
-	if known[key] != nil || len(known) >= maxRules {
+	if known[key] != nil || len(known) >= c.maxRules {
 		return r
 	}
 	rules := maps.Clone(known)

@@ -72,7 +72,11 @@ func (f *Flow) beginJob(ctx context.Context, job Job) (*Call, *Denial) {
 	case amount == 0:
 		amount = 1
 	}
-	c := f.newCall(ctx, rl, safeIdentity(job.Identity), amount)
+	identity := safeIdentity(job.Identity)
+	if !f.calls.take(callBytes) {
+		return nil, f.noMemory(rl, rl.ledger(identity))
+	}
+	c := f.newCall(ctx, rl, identity, amount)
 	c.method = jobMethod
 	return f.admit(ctx, c)
 }

@@ -35,6 +35,7 @@ type Flow struct {
 	refusals      refusals
 	outage        atomic.Bool // the last decision failed
 	breaker       breaker
+	calls         memory // of requests and jobs that run, and wait for the sender
 	leases        leases
 	counters      counters
 	shadowLog     logLimiter
@@ -66,6 +67,8 @@ func New(cfg Config) (*Flow, error) {
 		}
 	}
 	f.breaker.flow, f.leases.flow = f, f
+	f.calls.limit = cfg.runningBytes()
+	f.refusals.most, f.leases.most = cfg.tableSize(maxRefusals, refusalBytes), cfg.tableSize(maxLeases, leaseBytes)
 	f.outbox = newOutbox(f)
 	if cfg.SpoolDir != "" {
 		if f.outbox.spool, err = openSpool(f); err != nil {

@@ -31,6 +31,7 @@ const (
 // leases are the limited ledgers of which the flow reserves slices ahead.
 type leases struct {
 	flow    *Flow
+	most    int64    // static
 	byAlias sync.Map // alias -> *lease
 	size    atomic.Int64
 }
@@ -71,7 +72,7 @@ func (ls *leases) get(c *Call) *lease {
 	if v, ok := ls.byAlias.Load(c.alias); ok {
 		return v.(*lease)
 	}
-	if ls.size.Load() >= maxLeases {
+	if ls.size.Load() >= ls.most {
 		return nil
 	}
 	v, had := ls.byAlias.LoadOrStore(c.alias, &lease{flow: ls.flow, alias: c.alias, rule: c.rule, since: c.start, left: -1})

@@ -187,7 +187,7 @@ func (f *Flow) configure(d description) (*configuration, error) {
 	}
 	c := newConfiguration(policies.Policies, routes.MonitoringPaths, routes.WhitelistEndpoints, blocked.Endpoints, f.secrets)
 	c.paused = policies.AccountReachLimit || routes.AccountReachLimit || blocked.AccountReachLimit
-	c.raw = f.cfg.RawIdentity
+	c.raw, c.maxRules = f.cfg.RawIdentity, int(f.cfg.tableSize(maxRules, ruleBytes))
 	digest.Sum(c.digest[:0])
 	return c, nil
 }

@@ -12,6 +12,7 @@ const maxRefusals = 10_000
 // refusals remembers refusals by alias, so that a caller who is over the limit costs no round trip.
 // Approvals are never remembered.
 type refusals struct {
+	most  int64 // static
 	table atomic.Pointer[refusalTable]
 }
 
@@ -48,7 +49,7 @@ func (rs *refusals) get(alias string, amount float64, now time.Time) *refusal {
 
 func (rs *refusals) put(alias string, r *refusal) {
 	t := rs.table.Load()
-	if t.size.Load() >= maxRefusals {
+	if t.size.Load() >= rs.most {
 		rs.clear()
 		t = rs.table.Load()
 	}

@@ -29,6 +29,14 @@ type rule struct {
 	blockedOnly map[string]struct{} // blocked identities
 }
 
+// ledger is the alias of an identity's ledger.
+func (r *rule) ledger(identity string) string {
+	if identity == "" {
+		return r.alias
+	}
+	return r.alias + " " + identity
+}
+
 // idle reports whether requests of the route pass untouched.
 func (r *rule) idle() bool { return !r.metered && !r.hasBlocks() }
 

@@ -17,11 +17,8 @@ import (
 const resendPeriod = 200 * time.Millisecond
 
 const (
-	// unansweredBytes is about what a call holds in memory, with its request, while its reservation waits for an answer or
-	// its end for the sender.
-	unansweredBytes = 4 << 10
-	minUnanswered   = 1_000
-	minBacklog      = 10_000 // what may end before the sender gets to run, on a busy machine
+	maxUnanswered = 1_000_000
+	maxBacklog    = 1_000_000 // what may end before the sender gets to run, on a busy machine
 )
 
 // sender is the goroutine between the requests and the lanes: it writes the reservations of metered
@@ -49,8 +46,8 @@ func newSender(f *Flow, lanes wire.LaneTransport) *sender {
 	cancel()
 	return &sender{
 		flow: f, lanes: lanes, inbox: inbox{wake: make(chan struct{}, 1)}, noWait: noWait,
-		maxUnanswered: max(minUnanswered, f.cfg.MaxPendingBytes/unansweredBytes),
-		maxBacklog:    max(minBacklog, f.cfg.MaxPendingBytes/unansweredBytes),
+		maxUnanswered: f.cfg.tableSize(maxUnanswered, callBytes),
+		maxBacklog:    min(maxBacklog, f.cfg.runningBytes()/callBytes),
 	}
 }
 
@@ -152,6 +149,7 @@ func (s *sender) abandon() {
 
 // drop counts the end of a call as lost.
 func (s *sender) drop(c *Call, why string) {
+	c.release()
 	s.flow.outbox.drop(c.alias, c.AllocationID(), 1, why)
 	if c.slice != nil {
 		c.slice.lost()
@@ -206,6 +204,7 @@ func (s *sender) postReservation(lane wire.Lane, messageID, alias string, amount
 func (s *sender) settle(c *Call, now time.Time) {
 	amount, told := c.charge()
 	s.flow.noteTelling(c, told)
+	defer c.release()
 	if c.slice != nil {
 		c.slice.ended(c.reserved, amount)
 		return

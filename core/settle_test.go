@@ -137,7 +137,7 @@ func TestTooManySettlements(t *testing.T) {
 
 // A service that takes reservations and answers none does not make the flow remember them all.
 func TestUnansweredReservationsAreBounded(t *testing.T) {
-	h := newHarness(t, nil, func(c *core.Config) { c.MaxPendingBytes, c.PoolSize = 4<<20, 1 })
+	h := newHarness(t, nil, func(c *core.Config) { c.MaxMemoryBytes, c.PoolSize = 16<<20, 1 })
 	h.srv.Handle(func(m sockettest.Message) sockettest.Reply {
 		if m.Type == socket.TypeRequestForAllocation {
 			return sockettest.Silence()
@@ -156,7 +156,7 @@ func TestUnansweredReservationsAreBounded(t *testing.T) {
 			asked++
 		}
 	}
-	if asked != 1_024 || h.srv.Count(socket.TypeRequestForAllocation) != n {
+	if asked != 512 || h.srv.Count(socket.TypeRequestForAllocation) != n {
 		t.Errorf("%d of %d reservations asked for an answer", asked, h.srv.Count(socket.TypeRequestForAllocation))
 	}
 	check(t, h.srv)

@@ -23,6 +23,7 @@ type Stats struct {
 	LateAmounts    int64 // amounts that were set after the request had ended, and not charged
 	Shadowed       int64 // requests that Config.Shadow let pass where they would have been refused
 	Missed         int64 // requests of routes that are metered or blocked which were served without the flow's knowing: see Flow.ReportMissed
+	SkippedBodies  int64 // requests whose identity was not looked for in their body: Config.MaxMemoryBytes was reached
 	Unmetered      int64 // passed before the first configuration had come
 	InvalidTokens  int64 // JWTs that were malformed, or that VerifyJWT refused
 
@@ -35,6 +36,7 @@ type counters struct {
 	denied, blocked, failedOpen, failedClosed                  atomic.Int64
 	lateDenials, invalidAmounts, unknownAmounts, invalidTokens atomic.Int64
 	unmetered, unreadable, lateAmounts, shadowed, missed       atomic.Int64
+	skippedBodies                                              atomic.Int64
 }
 
 // Stats returns the counts.
@@ -46,7 +48,7 @@ func (f *Flow) Stats() Stats {
 	s.LateDenials, s.InvalidAmounts = c.lateDenials.Load(), c.invalidAmounts.Load()
 	s.UnknownAmounts, s.InvalidTokens = c.unknownAmounts.Load(), c.invalidTokens.Load()
 	s.Unmetered, s.Unreadable, s.LateAmounts = c.unmetered.Load(), c.unreadable.Load(), c.lateAmounts.Load()
-	s.Shadowed, s.Missed = c.shadowed.Load(), c.missed.Load()
+	s.Shadowed, s.Missed, s.SkippedBodies = c.shadowed.Load(), c.missed.Load(), c.skippedBodies.Load()
 	if f.breaker.open() {
 		s.Breaker = BreakerOpen
 	}
