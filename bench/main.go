@@ -22,6 +22,7 @@ const usage = `usage: go run . <benchmark> [flags]
   http    a Gin API over real HTTP: bare, metered, rate limited, and a peer
   routers what the adapters for gin, chi and echo cost over their bare routers
   broker  requests and uploads through the TCP broker, beside a relay, nats and grpc
+  reliability  the spool beside the disk, the breaker, and leases
   service durable reservations of usageflow serve, beside what the disk and PostgreSQL can do
 
 go run . <benchmark> -h lists the flags. The cost of a handler: go test -run - -bench . ./...
@@ -46,7 +47,7 @@ func main() {
 }
 
 func run(args []string) error {
-	benchmarks := map[string]func([]string) error{"pool": runPool, "http": runHTTP, "routers": runRouters, "broker": runBroker, "service": runService}
+	benchmarks := map[string]func([]string) error{"pool": runPool, "http": runHTTP, "routers": runRouters, "broker": runBroker, "service": runService, "reliability": runReliability}
 	if len(args) > 0 {
 		if benchmark, ok := benchmarks[args[0]]; ok {
 			return benchmark(args[1:])
