@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"os"
 	"time"
 
 	"github.com/usageflow/usageflow-go-middleware/socket"
@@ -22,9 +23,12 @@ const (
 	defaultCaptureBytes    = 4 << 10
 )
 
+// EnvAPIKey names the environment variable that holds the API key, where Config has none.
+const EnvAPIKey = "USAGEFLOW_API_KEY"
+
 // Config configures a Flow. The zero value plus a key, or a Transport, works.
 type Config struct {
-	// APIKey names the application at the service. Required unless Transport is set.
+	// APIKey names the application at the service. Default: the environment's USAGEFLOW_API_KEY. Required unless Transport is set.
 	APIKey string
 	// URL of the service. Default: the environment's USAGEFLOW_URL, else ws://localhost:9000/ws.
 	URL string
@@ -115,7 +119,10 @@ func (c Capture) any() bool {
 // withDefaults returns cfg with every zero field set, or what is wrong with it.
 func (cfg Config) withDefaults() (Config, error) {
 	if cfg.APIKey == "" && cfg.Transport == nil {
-		return cfg, errors.New("core: no API key")
+		cfg.APIKey = os.Getenv(EnvAPIKey)
+	}
+	if cfg.APIKey == "" && cfg.Transport == nil {
+		return cfg, errors.New("core: no API key, neither in Config nor in " + EnvAPIKey)
 	}
 	for _, d := range []struct {
 		name  string

@@ -272,7 +272,7 @@ applications:
 		t.Errorf("dry: %s\nreal: %s", dry.body, done.body)
 	}
 	details := fmt.Sprint(done.field(t, "changes.0.details"))
-	for _, want := range []string{"key uf_a_th… added", "policy GET /api/reports changed", "policy GET /added added", "policy POST /api/completions removed", "planCap changed", "blockedEndpoints changed", "the API's"} {
+	for _, want := range []string{"key uf_a_th… added", "policy GET /api/reports (5/minute) changed to GET /api/reports (9/minute)", "policy GET /added added", "policy POST /api/completions (10000/day) removed", "planCap changed", "blockedEndpoints changed", "the API's"} {
 		if !strings.Contains(details, want) {
 			t.Errorf("%q is not in %s", want, details)
 		}

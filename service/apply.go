@@ -42,6 +42,22 @@ func (d *document) apply(file *Config, now time.Time) []applicationChange {
 	return changes
 }
 
+// words is the policy's name and limits, to tell it from others.
+func (f *policySpec) words() string {
+	text := f.Name
+	for i, l := range f.Limits {
+		separator := ", "
+		if i == 0 {
+			separator = " ("
+		}
+		text += fmt.Sprintf("%s%g/%s", separator, *l.Limit, l.Window)
+	}
+	if len(f.Limits) > 0 {
+		text += ")"
+	}
+	return text
+}
+
 // merge makes r what next says, keeps the keys that it has, and says what changes.
 func (r *record) merge(next *record) []string {
 	details := []string{}
@@ -60,14 +76,14 @@ func (r *record) merge(next *record) []string {
 	for _, p := range next.Policies {
 		switch i := r.policy(p.ID); {
 		case i < 0:
-			note("policy %s added", p.Name)
+			note("policy %s added", p.words())
 		case !r.Policies[i].same(p):
-			note("policy %s changed", p.Name)
+			note("policy %s changed to %s", r.Policies[i].words(), p.words())
 		}
 	}
 	for _, p := range r.Policies {
 		if next.policy(p.ID) < 0 {
-			note("policy %s removed", p.Name)
+			note("policy %s removed", p.words())
 		}
 	}
 	for _, part := range []struct {

@@ -119,6 +119,7 @@ func (r *record) removeKey(id string) error {
 	}
 	if r.Keys[i].Source == SourceFile {
 		r.edit()
+		r.Revoked = append(r.Revoked, r.Keys[i].Hash)
 	}
 	r.Keys = slices.Delete(r.Keys, i, i+1)
 	return nil

@@ -178,7 +178,7 @@ applications:
 			t.Errorf("policy %d: %+v, want %+v", i, got, want)
 		}
 	}
-	if p := a.Policies[2]; p.Method != "*" || p.URL != "*" || p.Scope != service.ScopeIdentity || p.Name != "* *" || a.Policies[0].Scope != service.ScopeAlias {
+	if p := a.Policies[2]; p.Method != "*" || p.URL != "*" || p.Scope != service.ScopeIdentity || p.Name != "budget of each X-User" || a.Policies[0].Scope != service.ScopeAlias {
 		t.Errorf("budget %+v", p)
 	}
 	if w := c.Warnings(); len(w) > 0 {

@@ -45,6 +45,8 @@ type record struct {
 	// Edited says that it is not what the file says: it was changed through the API since the file was applied.
 	Edited bool        `json:"edited,omitempty"`
 	Keys   []keyRecord `json:"keys"`
+	// Revoked has the hashes of the file's keys that the API has revoked: they stay so, as long as the file has them.
+	Revoked []string `json:"revoked,omitempty"`
 	settings
 }
 

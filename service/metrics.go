@@ -25,7 +25,7 @@ func newMetrics(s *Service) *metrics {
 	registry := prometheus.NewRegistry()
 	m := &metrics{
 		reservations: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "usageflow_reservations_total", Help: "Reservations that were decided. The policy is that of the limit, none where there is no limit.",
+			Name: "usageflow_reservations_total", Help: "Reservations that were decided. The policy is that of the limit, none where there is no limit. Agents remember a denial and answer what comes until the reset by themselves: those requests are not here, but in the agents' Stats.",
 		}, []string{"application", "policy", "outcome"}),
 		settlements: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "usageflow_settlements_total", Help: "Settlements that were recorded, repeats left out.",

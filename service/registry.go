@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 )
@@ -195,6 +196,11 @@ func (d *document) applyFile(file *Config, now time.Time, log *slog.Logger) (not
 		}
 		identify(old.Policies, next.Policies)
 		next.CreatedAt, next.Version = old.CreatedAt, old.Version+1
+		for _, k := range next.keepRevoked(old.Revoked) {
+			notes = append(notes, func() {
+				log.Warn("a key in the configuration file was revoked through the API, and stays so; take it out of the file", "application", a.Name, "key", k.Prefix)
+			})
+		}
 		next.stampKeys(old.Keys, now)
 		for _, k := range old.Keys {
 			if k.Source == SourceAPI && !next.hasKey(k.Hash) {
@@ -213,6 +219,19 @@ func (d *document) applyFile(file *Config, now time.Time, log *slog.Logger) (not
 	}
 	d.Applied = applied
 	return notes
+}
+
+// keepRevoked takes out the keys that were revoked, and returns them.
+func (r *record) keepRevoked(hashes []string) (revoked []keyRecord) {
+	r.Keys = slices.DeleteFunc(r.Keys, func(k keyRecord) bool {
+		if !slices.Contains(hashes, k.Hash) {
+			return false
+		}
+		revoked = append(revoked, k)
+		r.Revoked = append(r.Revoked, k.Hash)
+		return true
+	})
+	return revoked
 }
 
 // stampKeys says since when there are the keys: those that are among old, since then.

@@ -117,11 +117,21 @@ func TestFileAndStore(t *testing.T) {
 
 	r, a = startShared(t, documents, strings.Replace(example, "limit: 5,", "limit: 6,", 1))
 	got := a.must(200, "GET", "/applications/acme", "")
-	if got.field(t, "policies.0.limits.0.limit") != 6.0 || got.text(t, "policies.0.id") != id || len(got.field(t, "keys").([]any)) != 3 || got.text(t, "keys.2.label") != "mine" {
+	if got.field(t, "policies.0.limits.0.limit") != 6.0 || got.text(t, "policies.0.id") != id || len(got.field(t, "keys").([]any)) != 2 || got.text(t, "keys.1.label") != "mine" {
 		t.Errorf("the file has changed: %s", got.body)
 	}
-	if r.Config().Application("uf_next_key") == nil || r.Config().Application(made.text(t, "key")) == nil || !strings.Contains(r.log.String(), "replaces what was changed through the API") {
+	if r.Config().Application("uf_next_key") != nil || r.Config().Application(made.text(t, "key")) == nil || !strings.Contains(r.log.String(), "replaces what was changed through the API") ||
+		!strings.Contains(r.log.String(), "was revoked through the API, and stays so") {
 		t.Errorf("keys, log:\n%s", r.log)
+	}
+	// A key that was revoked is valid again when the file has been without it.
+	for _, keys := range []string{"[uf_dev_key]", "[uf_dev_key, uf_next_key]"} {
+		if err := r.Reconfigure(parseConfig(t, strings.Replace(example, "[uf_dev_key, uf_next_key]", keys, 1))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if r.Config().Application("uf_next_key") == nil {
+		t.Error("the key can't be made valid again")
 	}
 	a.refused(404, "not_found", "GET", "/applications/other", "")
 

@@ -157,7 +157,11 @@ func (f *policySpec) policy(path string) (Policy, error) {
 	if err := f.checkScope(path, &p); err != nil {
 		return p, err
 	}
-	p.Name = cmp.Or(f.Name, p.Method+" "+p.URL)
+	name := p.Method + " " + p.URL
+	if p.Scope == ScopeIdentity {
+		name = "budget of each " + p.IdentityFieldName
+	}
+	p.Name = cmp.Or(f.Name, name)
 	switch p.Type {
 	case TypeAPI:
 		if err := checkEndpoint(path, p.Method, p.URL); err != nil {

@@ -14,8 +14,8 @@ import (
 	"github.com/usageflow/usageflow-go-middleware/service"
 )
 
-const applySummary = `apply sends a configuration file to a running service, which creates and updates the applications in it. None is deleted, and keys that
-are not in the file stay. -f - reads standard input. ` + service.AdminTokenEnv + ` in the environment is the service's token.`
+const applySummary = `apply sends a configuration file to a running service, which creates and updates the applications in it: their policies, blocks and other
+lists become those of the file. No application is deleted, and keys that are not in the file stay; --dry-run says what would change. -f - reads standard input. ` + service.AdminTokenEnv + ` in the environment is the service's token.`
 
 // applied is the answer of /api/v1/apply, or its error.
 type applied struct {
@@ -120,6 +120,8 @@ func postConfig(ctx context.Context, url string, data []byte) (*applied, error) 
 	var answer applied
 	err = json.Unmarshal(body, &answer)
 	switch {
+	case resp.StatusCode == http.StatusUnauthorized && os.Getenv(service.AdminTokenEnv) != "":
+		return nil, fmt.Errorf("the service refuses the token in %s", service.AdminTokenEnv)
 	case resp.StatusCode == http.StatusUnauthorized:
 		return nil, fmt.Errorf("the service wants its admin token in %s", service.AdminTokenEnv)
 	case err != nil || resp.StatusCode != http.StatusOK && answer.Message == "":

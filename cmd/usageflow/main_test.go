@@ -535,7 +535,7 @@ func TestApply(t *testing.T) {
 	s.logged("no application is configured")
 	p.write("acme.yaml", config)
 	p.write("stricter.yaml", strings.Replace(config, "limit: 5", "limit: 1", 1))
-	if out, errs, status := p.run("apply", "-f", "acme.yaml", "--url", s.page, "--dry-run"); status != 0 || out != "acme: created\n  key uf_… added\n  policy GET /reports added\nThis was a dry run: nothing has changed.\n" || errs != "" {
+	if out, errs, status := p.run("apply", "-f", "acme.yaml", "--url", s.page, "--dry-run"); status != 0 || out != "acme: created\n  key uf_… added\n  policy GET /reports (5/day) added\nThis was a dry run: nothing has changed.\n" || errs != "" {
 		t.Errorf("a dry run: %d %s%s", status, out, errs)
 	}
 	agents := &program{t: t, dir: p.dir, env: append([]string{"USAGEFLOW_URL=" + s.agent}, p.env...)}
@@ -551,7 +551,7 @@ func TestApply(t *testing.T) {
 	}
 	stdin := p.command("apply", "-f", "-", "--url", s.page)
 	stdin.Stdin = strings.NewReader(strings.Replace(config, "limit: 5", "limit: 1", 1))
-	if out, err := stdin.CombinedOutput(); err != nil || string(out) != "acme: updated\n  policy GET /reports changed\n" {
+	if out, err := stdin.CombinedOutput(); err != nil || string(out) != "acme: updated\n  policy GET /reports (5/day) changed to GET /reports (1/day)\n" {
 		t.Errorf("from standard input: %v %s", err, out)
 	}
 	if err := s.stop(syscall.SIGTERM); err != nil {

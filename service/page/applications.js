@@ -38,7 +38,7 @@ function card(a, again) {
   const two = a.keys.length > 1;
   const oldest = two && [...a.keys].sort((x, y) => x.createdAt - y.createdAt)[0];
   const facts = [
-    [a.policies.length, "policies", link("policies", { application: a.name })],
+    [a.policies.length, a.policies.length === 1 ? "policy" : "policies", link("policies", { application: a.name })],
     [a.blockedEndpoints.length, "blocked", link("blocked", { application: a.name })],
     [a.whitelistEndpoints.length, "whitelisted"],
   ];

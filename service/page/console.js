@@ -44,7 +44,10 @@ function show(focus) {
   document.title = title + " · UsageFlow";
   for (const a of nav.children) {
     const here = a.hash === "#/" + (name === "ledger" ? "ledgers" : name);
-    if (here) a.setAttribute("aria-current", "page");
+    if (here) {
+      a.setAttribute("aria-current", "page");
+      a.scrollIntoView({ block: "nearest", inline: "center" }); // on a narrow screen the list is wider
+    }
     else a.removeAttribute("aria-current");
     if (here) nav.scrollTo({ left: a.offsetLeft - nav.clientWidth / 2 + a.offsetWidth / 2 });
   }

@@ -51,7 +51,7 @@ export function overview(view, page) {
     requests.line.update(points.slice(-60).map((p) => p.values[0] + p.values[1]));
     denials.line.update(course(1));
     const share = mean(0) + mean(1) > 0 ? Math.round((100 * mean(1)) / (mean(0) + mean(1))) : 0;
-    setText(denials.aside, share + "% of requests");
+    setText(denials.aside, share + "% of what agents asked");
   }
 
   function showStats(stats) {

@@ -7,7 +7,7 @@ import { link, remember } from "./router.js";
 import { applicationSelect, badge, check, confirm, dialog, empty, field, heading, loaded, methodSelect, notice, route, select } from "./widgets.js";
 
 const windows = ["second", "minute", "hour", "day", "month"];
-const places = [["", "nowhere: all callers are one"], ["headers", "header"], ["query", "query parameter"], ["path_params", "path parameter"], ["body", "JSON body"], ["bearer_token", "bearer token (JWT claim)"], ["cookie", "cookie"]];
+const places = [["", "nowhere: all callers count as one"], ["headers", "header"], ["query", "query parameter"], ["path_params", "path parameter"], ["body", "JSON body"], ["bearer_token", "bearer token (JWT claim)"], ["cookie", "cookie"]];
 
 export function policies(view, page) {
   let chosen = page.params.get("application") || "";
