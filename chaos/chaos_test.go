@@ -17,7 +17,7 @@ func TestMain(m *testing.M) {
 // TestChaos makes every fault twice, the second time with leases.
 func TestChaos(t *testing.T) {
 	var log bytes.Buffer
-	r, err := execute(options{seed: 20261125, rounds: 2, lasts: 400 * time.Millisecond, timeout: time.Second, log: &log, out: t.Output()})
+	r, err := execute(t.Context(), options{seed: 20261125, rounds: 2, lasts: 400 * time.Millisecond, timeout: time.Second, log: &log, out: t.Output()})
 	r.table(t.Output())
 	if err != nil {
 		t.Error(err)

@@ -4,7 +4,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net/http"
 	"slices"
@@ -49,8 +51,8 @@ type load struct {
 	outcomes []outcome  // since they were last taken
 }
 
-func newLoad(addr string, seed uint64) *load {
-	ctx, cancel := context.WithCancel(context.Background())
+func newLoad(ctx context.Context, addr string, seed uint64) *load {
+	ctx, cancel := context.WithCancel(ctx)
 	l := &load{
 		url: "http://" + addr, cancel: cancel,
 		client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: clients}, Timeout: time.Minute},
@@ -74,7 +76,7 @@ func (l *load) run(ctx context.Context, rng *rand.Rand) {
 		case n < 7:
 			route = routeTight
 		}
-		o := l.do(route, fmt.Sprintf("u%d", rng.IntN(identities)))
+		o := l.do(context.WithoutCancel(ctx), route, fmt.Sprintf("u%d", rng.IntN(identities)))
 		l.mu.Lock()
 		l.outcomes = append(l.outcomes, o)
 		l.mu.Unlock()
@@ -82,21 +84,27 @@ func (l *load) run(ctx context.Context, rng *rand.Rand) {
 	}
 }
 
-func (l *load) do(route, identity string) outcome {
+func (l *load) do(ctx context.Context, route, identity string) outcome {
 	o := outcome{route: route, identity: identity}
 	start := time.Now()
-	r, err := http.NewRequest(http.MethodGet, l.url+route, nil)
-	if err == nil {
-		r.Header.Set("X-User", identity)
-		var resp *http.Response
-		if resp, err = l.client.Do(r); err == nil {
-			o.status = resp.StatusCode
-			err = drain(resp.Body)
-		}
-	}
-	o.ended, o.err = time.Now(), err
+	o.status, o.err = l.get(ctx, route, identity)
+	o.ended = time.Now()
 	o.took = o.ended.Sub(start)
 	return o
+}
+
+func (l *load) get(ctx context.Context, route, identity string) (status int, err error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, l.url+route, nil)
+	if err != nil {
+		return 0, err
+	}
+	r.Header.Set("X-User", identity)
+	resp, err := l.client.Do(r)
+	if err != nil {
+		return 0, err
+	}
+	_, err = io.Copy(io.Discard, resp.Body)
+	return resp.StatusCode, errors.Join(err, resp.Body.Close())
 }
 
 // take returns the outcomes since the last time.

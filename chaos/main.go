@@ -3,13 +3,16 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
+	"os/signal"
 	"slices"
+	"syscall"
 	"text/tabwriter"
 	"time"
 )
@@ -48,7 +51,9 @@ func command(args []string) (err error) {
 		opts.log = f
 	}
 	fmt.Fprintf(os.Stderr, "seed %d\n", opts.seed)
-	r, err := execute(opts)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	r, err := execute(ctx, opts)
 	r.table(os.Stdout)
 	if err != nil {
 		return fmt.Errorf("seed %d: %w", opts.seed, err)

@@ -5,9 +5,7 @@ package main
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -34,6 +32,7 @@ type mishap struct {
 
 // proxy stands between the app and the service.
 type proxy struct {
+	ctx      context.Context
 	addr, to string
 	mishap   atomic.Pointer[mishap]
 
@@ -49,11 +48,11 @@ type pair struct {
 	extra          float64 // its part of scatter
 }
 
-func newProxy(to string) (*proxy, error) {
-	p := &proxy{to: to, pairs: make(map[*pair]struct{})}
+func newProxy(ctx context.Context, to string) (*proxy, error) {
+	p := &proxy{ctx: ctx, to: to, pairs: make(map[*pair]struct{})}
 	p.mishap.Store(&mishap{lifted: make(chan struct{})})
 	var err error
-	if p.listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+	if p.listener, err = listen(ctx, "127.0.0.1:0"); err != nil {
 		return nil, err
 	}
 	p.addr = p.listener.Addr().String()
@@ -79,7 +78,7 @@ func (p *proxy) suffer(m mishap) error {
 		}
 	}
 	if !m.refuse && p.listener == nil {
-		listener, err := net.Listen("tcp", p.addr)
+		listener, err := listen(p.ctx, p.addr)
 		if err != nil {
 			return fmt.Errorf("the proxy can't listen again: %w", err)
 		}
@@ -108,7 +107,7 @@ func (p *proxy) accept(listener net.Listener) {
 }
 
 func (p *proxy) serve(client net.Conn) {
-	defer client.Close()
+	defer func() { _ = client.Close() }() // the faults are ours
 	m := p.mishap.Load()
 	switch {
 	case m.hangUp:
@@ -119,7 +118,8 @@ func (p *proxy) serve(client net.Conn) {
 		}
 		return
 	}
-	server, err := net.Dial("tcp", p.to)
+	var dialer net.Dialer
+	server, err := dialer.DialContext(p.ctx, "tcp", p.to)
 	if err != nil {
 		return
 	}
@@ -265,17 +265,16 @@ func wait(ctx context.Context, d time.Duration) {
 	}
 }
 
+func listen(ctx context.Context, addr string) (net.Listener, error) {
+	var config net.ListenConfig
+	return config.Listen(ctx, "tcp", addr)
+}
+
 // freePort is one that nobody listens on.
-func freePort() (addr string, err error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+func freePort(ctx context.Context) (addr string, err error) {
+	listener, err := listen(ctx, "127.0.0.1:0")
 	if err != nil {
 		return "", err
 	}
 	return listener.Addr().String(), listener.Close()
-}
-
-// drain reads a response to its end.
-func drain(r io.ReadCloser) error {
-	_, err := io.Copy(io.Discard, r)
-	return errors.Join(err, r.Close())
 }

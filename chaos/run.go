@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -56,13 +57,13 @@ type run struct {
 const lastMoments = 250 * time.Millisecond
 
 // execute makes the faults, and returns what was seen. The error is of the run itself; what must not be is in faulty.
-func execute(opts options) (r *run, err error) {
+func execute(ctx context.Context, opts options) (r *run, err error) {
 	r = &run{options: opts, rows: make(map[string]*row), answered: make(map[string]int), unsure: make(map[string]int), recent: make(map[string]int)}
 	dir, err := os.MkdirTemp("", "usageflow-chaos-*")
 	if err != nil {
 		return r, err
 	}
-	if r.world, err = newWorld(dir, opts.timeout, opts.log); err != nil {
+	if r.world, err = newWorld(ctx, dir, opts.timeout, opts.log); err != nil {
 		return r, errors.Join(err, os.RemoveAll(dir))
 	}
 	defer func() { err = errors.Join(err, r.world.close(), os.RemoveAll(dir)) }()
@@ -72,6 +73,9 @@ func execute(opts options) (r *run, err error) {
 	rng := rand.New(rand.NewPCG(opts.seed, 0))
 	begun := time.Now()
 	for round := 0; round < opts.rounds || time.Since(begun) < opts.least; round++ {
+		if err := ctx.Err(); err != nil {
+			return r, err
+		}
 		if err := r.round(round, rng); err != nil {
 			return r, err
 		}
@@ -81,7 +85,7 @@ func execute(opts options) (r *run, err error) {
 
 // warmUp lets the app come to what it needs in any case, and notes that.
 func (r *run) warmUp() error {
-	r.load = newLoad(r.world.appAddr, r.seed)
+	r.load = newLoad(r.world.ctx, r.world.appAddr, r.seed)
 	<-time.After(r.lasts)
 	r.load.stop()
 	r.note(r.load.take(), time.Time{})
@@ -133,7 +137,7 @@ func (r *run) suffer(f fault, lasts time.Duration, seed uint64) error {
 	if err != nil {
 		return err
 	}
-	r.load = newLoad(r.world.appAddr, seed)
+	r.load = newLoad(r.world.ctx, r.world.appAddr, seed)
 	<-time.After(r.lasts / 4)
 	if f.appKilled {
 		r.forget(before.Stats)
@@ -156,7 +160,7 @@ func (r *run) suffer(f fault, lasts time.Duration, seed uint64) error {
 	if err != nil {
 		return err
 	}
-	list := append(during, r.load.take()...)
+	list := slices.Concat(during, r.load.take())
 	after, err := r.world.report(false)
 	if err != nil {
 		return err

@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -38,6 +39,7 @@ const serviceConfig = `applications:
 
 // world is the processes, and the proxy between them.
 type world struct {
+	ctx     context.Context // its end kills the processes
 	dir     string
 	program string // usageflow
 	timeout time.Duration
@@ -60,8 +62,8 @@ type process struct {
 	ended  chan error
 }
 
-func start(log io.Writer, env []string, name string, args ...string) (*process, error) {
-	p := &process{cmd: exec.Command(name, args...), ended: make(chan error, 1)}
+func start(ctx context.Context, log io.Writer, env []string, name string, args ...string) (*process, error) {
+	p := &process{cmd: exec.CommandContext(ctx, name, args...), ended: make(chan error, 1)}
 	p.cmd.Env = append(os.Environ(), env...)
 	p.cmd.Stdout, p.cmd.Stderr = &p.stdout, log
 	if err := p.cmd.Start(); err != nil {
@@ -76,7 +78,7 @@ func (p *process) signal(s syscall.Signal) error { return p.cmd.Process.Signal(s
 // kill ends the process as nothing else does, and waits for that.
 func (p *process) kill() error {
 	err := p.signal(syscall.SIGKILL)
-	<-p.ended
+	_ = <-p.ended // it says that it was killed
 	return err
 }
 
@@ -94,9 +96,9 @@ func (p *process) stop() error {
 }
 
 // build builds usageflow.
-func build(dir string) (string, error) {
+func build(ctx context.Context, dir string) (string, error) {
 	program := filepath.Join(dir, "usageflow")
-	cmd := exec.Command("go", "build", "-o", program, "github.com/usageflow/usageflow-go-middleware/cmd/usageflow")
+	cmd := exec.CommandContext(ctx, "go", "build", "-o", program, "github.com/usageflow/usageflow-go-middleware/cmd/usageflow")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build usageflow: %w\n%s", err, out)
 	}
@@ -104,14 +106,14 @@ func build(dir string) (string, error) {
 }
 
 // newWorld starts everything in a folder.
-func newWorld(dir string, timeout time.Duration, log io.Writer) (w *world, err error) {
-	w = &world{dir: dir, timeout: timeout, log: log, spool: filepath.Join(dir, "spool")}
+func newWorld(ctx context.Context, dir string, timeout time.Duration, log io.Writer) (w *world, err error) {
+	w = &world{ctx: ctx, dir: dir, timeout: timeout, log: log, spool: filepath.Join(dir, "spool")}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, w.close())
 		}
 	}()
-	if w.program, err = build(dir); err != nil {
+	if w.program, err = build(ctx, dir); err != nil {
 		return w, err
 	}
 	if err := os.Mkdir(w.spool, 0o700); err != nil {
@@ -121,13 +123,13 @@ func newWorld(dir string, timeout time.Duration, log io.Writer) (w *world, err e
 	if err := os.WriteFile(filepath.Join(dir, "usageflow.yaml"), fmt.Appendf(nil, serviceConfig, tightLimit), 0o600); err != nil {
 		return w, err
 	}
-	if w.serviceAddr, err = freePort(); err != nil {
+	if w.serviceAddr, err = freePort(ctx); err != nil {
 		return w, err
 	}
-	if w.appAddr, err = freePort(); err != nil {
+	if w.appAddr, err = freePort(ctx); err != nil {
 		return w, err
 	}
-	if w.proxy, err = newProxy(w.serviceAddr); err != nil {
+	if w.proxy, err = newProxy(ctx, w.serviceAddr); err != nil {
 		return w, err
 	}
 	if err := w.startService(); err != nil {
@@ -137,7 +139,7 @@ func newWorld(dir string, timeout time.Duration, log io.Writer) (w *world, err e
 }
 
 func (w *world) startService() (err error) {
-	w.service, err = start(w.log, nil, w.program, "serve", "--listen", w.serviceAddr, "--data", filepath.Join(w.dir, "data"), "--config", filepath.Join(w.dir, "usageflow.yaml"))
+	w.service, err = start(w.ctx, w.log, nil, w.program, "serve", "--listen", w.serviceAddr, "--data", filepath.Join(w.dir, "data"), "--config", filepath.Join(w.dir, "usageflow.yaml"))
 	if err != nil {
 		return err
 	}
@@ -149,7 +151,7 @@ func (w *world) startApp() (err error) {
 	if err != nil {
 		return err
 	}
-	w.app, err = start(w.log, []string{runAsApp + "=1"}, program,
+	w.app, err = start(w.ctx, w.log, []string{runAsApp + "=1"}, program,
 		"-listen", w.appAddr, "-url", "ws://"+w.proxy.addr+"/ws", "-spool", w.spool, "-lease="+strconv.FormatBool(w.lease), "-timeout", w.timeout.String())
 	if err != nil {
 		return err
@@ -162,8 +164,10 @@ func (w *world) close() error {
 	var errs []error
 	for _, p := range []*process{w.app, w.service} {
 		if p != nil && p.cmd.ProcessState == nil {
-			_ = p.signal(syscall.SIGCONT)
-			errs = append(errs, p.kill())
+			_ = p.signal(syscall.SIGCONT) // it may be stopped
+			if err := p.kill(); !errors.Is(err, os.ErrProcessDone) {
+				errs = append(errs, err)
+			}
 		}
 	}
 	if w.proxy != nil {
@@ -197,7 +201,11 @@ var httpClient = &http.Client{Timeout: 10 * time.Second, Transport: &http.Transp
 
 // get reads an answer of JSON into v, unless that is nil.
 func (w *world) get(addr, path string, v any) error {
-	resp, err := httpClient.Get("http://" + addr + path)
+	r, err := http.NewRequestWithContext(w.ctx, http.MethodGet, "http://"+addr+path, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := httpClient.Do(r)
 	if err != nil {
 		return err
 	}

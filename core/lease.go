@@ -85,13 +85,13 @@ func (ls *leases) get(c *Call) *lease {
 // spend lets c in if a slice has room for it. If none has, it reserves one, or waits for the one that is on its way, where slices
 // pay; else, and where the service grants none, it reports false, and c is to be decided by itself. An error means that there is no answer.
 func (l *lease) spend(ctx context.Context, c *Call) (spent bool, err error) {
-	for now := c.start; ; now = time.Now() {
+	for now, first := c.start, true; ; now, first = time.Now(), false {
 		l.mu.Lock()
 		if l.gone {
 			l.mu.Unlock()
 			return false, nil
 		}
-		if now == c.start {
+		if first {
 			l.countLocked(c)
 		}
 		if l.takeLocked(c, now) {

@@ -37,7 +37,8 @@ type outbox struct {
 	voided   int64
 	spooled  int64
 	dropped  int64
-	unlogged int64 // dropped since the last log line
+	amount   float64 // that is settled
+	unlogged int64   // dropped since the last log line
 	loggedAt time.Time
 	changed  chan struct{} // closed, and made anew, when fewer are open; nil: nobody waits
 	closed   bool          // the flow has ended: nothing is taken any more
@@ -223,6 +224,9 @@ func (o *outbox) confirm(e *settlement) {
 	}
 	o.settled += e.settles
 	o.voided += e.voids
+	if e.weight() > 0 {
+		o.amount += e.amount
+	}
 	o.wakeLocked()
 	o.mu.Unlock()
 	if e.amount < e.reserved {
@@ -326,7 +330,7 @@ func (o *outbox) stats() Stats {
 }
 
 func (o *outbox) statsLocked() Stats {
-	s := Stats{Settled: o.settled, Voided: o.voided, Spooled: o.spooled, Dropped: o.dropped}
+	s := Stats{Settled: o.settled, Voided: o.voided, Spooled: o.spooled, Dropped: o.dropped, Amount: o.amount}
 	// Read last: what is settled was admitted before. Pending is the rest, by definition.
 	s.Admitted = o.flow.counters.admitted.Load()
 	s.Pending = s.Admitted - s.Settled - s.Voided - s.Spooled - s.Dropped

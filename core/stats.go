@@ -1,6 +1,10 @@
 package core
 
-import "sync/atomic"
+import (
+	"encoding/json"
+	"net/http"
+	"sync/atomic"
+)
 
 // Stats counts, since New, what became of the requests and jobs that the flow admitted. It is one consistent
 // snapshot: Admitted = Settled + Voided + Pending + Spooled + Dropped, always.
@@ -28,6 +32,7 @@ type Stats struct {
 	InvalidTokens  int64 // JWTs that were malformed, or that VerifyJWT refused
 
 	Breaker BreakerState // whether decisions wait for the service
+	Amount  float64      // the sum of the amounts that are settled
 }
 
 // counters are those that take no part in the sum.
@@ -37,6 +42,15 @@ type counters struct {
 	lateDenials, invalidAmounts, unknownAmounts, invalidTokens atomic.Int64
 	unmetered, unreadable, lateAmounts, shadowed, missed       atomic.Int64
 	skippedBodies                                              atomic.Int64
+}
+
+// StatsHandler serves Stats as JSON, with the fields' names, for usageflow doctor and others who watch over the process. It is not for the public.
+func (f *Flow) StatsHandler() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("Cache-Control", "no-store")
+		_ = json.NewEncoder(w).Encode(f.Stats()) // the client may be gone
+	})
 }
 
 // Stats returns the counts.

@@ -30,6 +30,7 @@ func commands() []command {
 		{"init", "write a configuration with one application and a key of its own", initialize},
 		{"check", "read a configuration and say what is wrong with it", check},
 		{"apply", "send a configuration to a running service", apply},
+		{"doctor", "say what is wrong between an application and its service", doctor},
 		{"backup", "copy the ledger of a running service to a file", backup},
 		{"restore", "make a data folder out of such a file", restore},
 		{"version", "say which version this is", version},

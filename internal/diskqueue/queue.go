@@ -210,13 +210,13 @@ func (q *Queue) Remove(numbers ...uint64) {
 func (q *Queue) Flush() error {
 	if len(q.removed) > 0 {
 		slices.Sort(q.removed)
-		record, before := append(q.buf[:0], kindRemoved), uint64(0)
+		q.buf = append(q.buf[:0], kindRemoved)
+		before := uint64(0)
 		for _, n := range q.removed {
-			record = binary.AppendUvarint(record, n-before)
+			q.buf = binary.AppendUvarint(q.buf, n-before)
 			before = n
 		}
-		q.buf = record
-		if _, err := q.log.Append(record); err != nil {
+		if _, err := q.log.Append(q.buf); err != nil {
 			return errors.Join(err, q.log.Flush())
 		}
 		q.removed, q.dirty = q.removed[:0], true

@@ -276,7 +276,7 @@ func TestDamagedWhileOpen(t *testing.T) {
 	for from := uint64(0); from <= q.Last(); {
 		next, err := q.Read(from, func(uint64, []byte) bool { read++; return true })
 		if err != nil {
-			n := 0
+			var n int
 			n, next = q.Discard(next)
 			lost += n
 		}
