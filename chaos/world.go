@@ -59,17 +59,21 @@ type world struct {
 type process struct {
 	cmd    *exec.Cmd
 	stdout bytes.Buffer
-	ended  chan error
+	ended  chan struct{}
+	err    error // set before ended is closed
 }
 
 func start(ctx context.Context, log io.Writer, env []string, name string, args ...string) (*process, error) {
-	p := &process{cmd: exec.CommandContext(ctx, name, args...), ended: make(chan error, 1)}
+	p := &process{cmd: exec.CommandContext(ctx, name, args...), ended: make(chan struct{})}
 	p.cmd.Env = append(os.Environ(), env...)
 	p.cmd.Stdout, p.cmd.Stderr = &p.stdout, log
 	if err := p.cmd.Start(); err != nil {
 		return nil, err
 	}
-	go func() { p.ended <- p.cmd.Wait() }()
+	go func() {
+		defer close(p.ended)
+		p.err = p.cmd.Wait()
+	}()
 	return p, nil
 }
 
@@ -78,7 +82,7 @@ func (p *process) signal(s syscall.Signal) error { return p.cmd.Process.Signal(s
 // kill ends the process as nothing else does, and waits for that.
 func (p *process) kill() error {
 	err := p.signal(syscall.SIGKILL)
-	_ = <-p.ended // it says that it was killed
+	<-p.ended
 	return err
 }
 
@@ -88,8 +92,8 @@ func (p *process) stop() error {
 		return err
 	}
 	select {
-	case err := <-p.ended:
-		return err
+	case <-p.ended:
+		return p.err
 	case <-time.After(patience):
 		return errors.Join(errors.New("it does not end"), p.kill())
 	}
