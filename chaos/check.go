@@ -11,7 +11,7 @@ import (
 
 // settle waits until everything is confirmed.
 func (r *run) settle() error {
-	return until("everything is settled", func() error {
+	return until(r.world.ctx, "everything is settled", func() error {
 		s, err := r.world.report(false)
 		if err == nil && s.Stats.Pending+s.Stats.Spooled != 0 {
 			err = fmt.Errorf("%d are pending and %d spooled", s.Stats.Pending, s.Stats.Spooled)
@@ -45,17 +45,18 @@ func (r *run) rest() error {
 
 // checkSums compares what the clients were answered with what the service has charged.
 func (r *run) checkSums(ledgers map[string]ledger, dropped int) {
-	missing := 0
+	total, missing, recent, unsure := 0, 0, 0, 0
 	for _, alias := range slices.Sorted(maps.Keys(r.answered)) {
 		charged, answered := int(ledgers[alias].Total), r.answered[alias]
+		total += answered
+		missing += answered - charged
+		recent += r.recent[alias]
+		unsure += r.unsure[alias]
 		if charged > answered+r.unsure[alias] {
 			r.wrong("%s: %d requests were answered, and %d are charged (%d were on their way when the app was killed)", alias, answered, charged, r.unsure[alias])
 		}
-		if charged < answered {
-			missing += min(answered-charged, r.recent[alias])
-			if answered-charged > r.recent[alias]+dropped {
-				r.wrong("%s: %d requests were answered, and %d are charged (%d had ended in the last moments of an app that was killed; %d dropped)", alias, answered, charged, r.recent[alias], dropped)
-			}
+		if answered-charged > r.recent[alias]+dropped {
+			r.wrong("%s: %d requests were answered, and %d are charged (%d had ended in the last moments of an app that was killed; %d dropped)", alias, answered, charged, r.recent[alias], dropped)
 		}
 		if strings.HasPrefix(alias, "GET "+routeTight) && (answered > tightLimit || charged > tightLimit) {
 			r.wrong("%s: the limit is %d, answered were %d, charged %d", alias, tightLimit, answered, charged)
@@ -66,11 +67,11 @@ func (r *run) checkSums(ledgers map[string]ledger, dropped int) {
 			r.wrong("%s is charged, and nobody asked for it", alias)
 		}
 	}
-	total := 0
-	for _, n := range r.answered {
-		total += n
+	lost := missing - dropped
+	if lost < -unsure || lost > recent {
+		r.wrong("%d requests were answered, %d are not charged, and the app says that it has dropped %d (%d had ended in the last moments of an app that was killed, %d were on their way then)", total, missing, dropped, recent, unsure)
 	}
-	_, _ = fmt.Fprintf(r.out, "%d requests were admitted; %d are not charged, of those that ended in the last %v of an app that was killed; %d dropped\n", total, missing, lastMoments, dropped)
+	_, _ = fmt.Fprintf(r.out, "%d requests were answered, %d dropped; beside these, %d are not charged, of %d that had ended in the last %v of an app that was killed, and %d that were on their way then\n", total, dropped, lost, recent, lastMoments, unsure)
 }
 
 // checkRest compares what the app holds with what it did at first.

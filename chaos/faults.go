@@ -5,6 +5,8 @@ package main
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -105,9 +107,9 @@ func faults() []fault {
 
 func nothing(*world) error { return nil }
 
-// schedule is all faults, in an order of the rng.
-func schedule(rng *rand.Rand) []fault {
-	list := faults()
+// schedule is the faults with that text in their names, in an order of the rng.
+func schedule(rng *rand.Rand, text string) []fault {
+	list := slices.DeleteFunc(faults(), func(f fault) bool { return !strings.Contains(f.name, text) })
 	rng.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
 	return list
 }

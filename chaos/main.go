@@ -33,12 +33,16 @@ func command(args []string) (err error) {
 	minutes := flags.Float64("minutes", 0, "go on for that long; all faults are made once in any case")
 	flags.Uint64Var(&opts.seed, "seed", rand.Uint64(), "of the faults' order and times, and of the requests")
 	flags.DurationVar(&opts.lasts, "fault", 3*time.Second, "how long a fault lasts, about")
+	flags.StringVar(&opts.only, "only", "", "make only the faults with that `text` in their names")
 	log := flags.String("log", "", "write the logs of app and service to that `file`")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
 	if flags.NArg() > 0 || opts.lasts <= 0 || *minutes < 0 {
 		return errors.New("there are no arguments but flags, and no times below nothing; -help lists them")
+	}
+	if len(schedule(rand.New(rand.NewPCG(0, 0)), opts.only)) == 0 {
+		return fmt.Errorf("there is no fault with %q in its name", opts.only)
 	}
 	opts.least = time.Duration(*minutes * float64(time.Minute))
 	opts.log = io.Discard

@@ -18,6 +18,7 @@ import (
 // options of a run.
 type options struct {
 	seed    uint64
+	only    string        // part of the names of the faults that are made
 	rounds  int           // at least; each makes every fault once
 	least   time.Duration // rounds go on for that long
 	lasts   time.Duration // a fault, about
@@ -105,7 +106,7 @@ func (r *run) round(n int, rng *rand.Rand) error {
 			return err
 		}
 	}
-	for i, f := range schedule(rng) {
+	for i, f := range schedule(rng, r.only) {
 		lasts := r.lasts/2 + time.Duration(rng.Int64N(int64(r.lasts)))
 		_, _ = fmt.Fprintf(r.out, "round %d, fault %d: %s, for %v\n", n+1, i+1, f.name, lasts.Round(time.Millisecond))
 		if err := r.suffer(f, lasts, rng.Uint64()); err != nil {
@@ -193,7 +194,7 @@ func (r *run) recover(since time.Time) (time.Duration, error) {
 		return s.Stats.FailedOpen + s.Stats.FailedClosed, err
 	}
 	var took time.Duration
-	err := until("there are decisions again", func() error {
+	err := until(r.world.ctx, "there are decisions again", func() error {
 		took = time.Since(since)
 		was, err := undecided()
 		if err != nil {

@@ -147,7 +147,7 @@ func (w *world) startService() (err error) {
 	if err != nil {
 		return err
 	}
-	return until("the service is ready", func() error { return w.get(w.serviceAddr, "/readyz", nil) })
+	return until(w.ctx, "the service is ready", func() error { return w.get(w.serviceAddr, "/readyz", nil) })
 }
 
 func (w *world) startApp() (err error) {
@@ -160,7 +160,7 @@ func (w *world) startApp() (err error) {
 	if err != nil {
 		return err
 	}
-	return until("the app is ready", func() error { return w.get(w.appAddr, "/ready", nil) })
+	return until(w.ctx, "the app is ready", func() error { return w.get(w.appAddr, "/ready", nil) })
 }
 
 // close ends what is running.
@@ -184,7 +184,7 @@ func (w *world) close() error {
 }
 
 // until tries f until it has no error.
-func until(what string, f func() error) error {
+func until(ctx context.Context, what string, f func() error) error {
 	deadline := time.After(patience)
 	again := time.NewTicker(20 * time.Millisecond)
 	defer again.Stop()
@@ -195,6 +195,8 @@ func until(what string, f func() error) error {
 		}
 		select {
 		case <-again.C:
+		case <-ctx.Done():
+			return ctx.Err()
 		case <-deadline:
 			return fmt.Errorf("waited in vain until %s: %w", what, err)
 		}
