@@ -89,6 +89,8 @@ func (p *requestPayload) checked() (Micros, *refusal) {
 		return 0, &refusal{code: codeInvalidAlias, message: "the alias is longer than 4096 bytes"}
 	case strings.IndexByte(p.Alias, 0) >= 0: // databases have no such text
 		return 0, &refusal{code: codeInvalidAlias, message: "the alias has a NUL byte"}
+	case strings.HasPrefix(p.Alias, planLedger): // the service's own: no route has such a method
+		return 0, &refusal{code: codeInvalidAlias, message: "the alias is the name of a budget's ledger"}
 	case strings.IndexByte(p.AllocationID, 0) >= 0:
 		return 0, &refusal{code: codeInvalidID, message: "the allocation id has a NUL byte"}
 	case len(p.AllocationID) > maxID:

@@ -133,6 +133,7 @@ func TestBadMessages(t *testing.T) {
 		{`{"type":"request_for_allocation","id":"5","payload":{"alias":"GET /x","amount":"1"}}`, "5", "invalid_message"},
 		{`{"type":"request_for_allocation","id":"6","payload":{"amount":1}}`, "6", "invalid_alias"},
 		{reserveText("7", "GET /"+strings.Repeat("x", 4096), "a", 1), "7", "invalid_alias"},
+		{reserveText("7b", "* * bob", "a", 1), "7b", "invalid_alias"},
 		{reserveText("8", "GET /x", strings.Repeat("x", 257), 1), "8", "invalid_allocation_id"},
 		{useText("9", "GET /x", "", 1), "9", "invalid_allocation_id"},
 		{`{"type":"use_allocation","id":"10","payload":null}`, "10", "invalid_alias"},

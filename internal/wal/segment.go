@@ -97,17 +97,22 @@ func (l *Log) closeFile() error {
 }
 
 // remove removes the oldest segment, or keeps its file for a new one. It is durably gone before the next one goes, so that no crash
-// leaves a gap.
+// leaves a gap, and before its file is used again, so that none finds the new segment under the old name.
 func (l *Log) remove(s segment) error {
 	var err error
-	if s.whole && !l.spare {
+	keep := s.whole && !l.spare
+	if keep {
 		err = l.files.Rename(s.name(), spareName)
-		l.spare = err == nil
 	} else {
 		err = l.files.Remove(s.name())
 	}
-	if errors.Is(err, fs.ErrNotExist) {
-		err = nil // an earlier try got that far
+	gone := errors.Is(err, fs.ErrNotExist) // an earlier try got that far
+	if gone {
+		err = nil
 	}
-	return errors.Join(err, l.files.Sync())
+	if err = errors.Join(err, l.files.Sync()); err != nil {
+		return err
+	}
+	l.spare = l.spare || keep && !gone
+	return nil
 }

@@ -78,6 +78,7 @@ func Run(t *testing.T, open Open) {
 		"burst":                             testBurst,
 		"burst beside a window":             testBurstBeside,
 		"shared ledger":                     testSharedLedger,
+		"own shared ledger":                 testOwnSharedLedger,
 		"soft limit":                        testSoftLimit,
 		"concurrent in a shared ledger":     testSharedConcurrent,
 		"clock was ahead":                   testClockWasAhead,

@@ -190,6 +190,22 @@ func testSharedLedger(t *testing.T, f *fixture) {
 	want("GET /b ann", 2, 0)
 }
 
+// A ledger that has the name of one that its limits share is that one: its own limits hold.
+func testOwnSharedLedger(t *testing.T, f *fixture) {
+	limits := []service.Limit{
+		{Amount: 5 * unit, Window: service.WindowMonth, Policy: "own"},
+		{Amount: 100 * unit, Window: service.WindowDay, Policy: "shared", Ledger: alias},
+	}
+	for i := range 5 {
+		f.mustAllow(fmt.Sprint(i), 1, limits)
+	}
+	f.mustDeny("6", 1, limits)
+	page, err := f.ledger.Ledgers(t.Context(), service.LedgerQuery{Application: app})
+	if err != nil || page.Total != 1 {
+		t.Errorf("%d ledgers, %v", page.Total, err)
+	}
+}
+
 func testSoftLimit(t *testing.T, f *fixture) {
 	limits := []service.Limit{{Amount: 3 * unit, Window: service.WindowMonth, Policy: "plan", Ledger: "* *", Soft: true}}
 	for i := range 5 {

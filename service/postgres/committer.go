@@ -57,10 +57,10 @@ func (s *Store) commit(ops []*intake.Operation) {
 	intake.Answer(ops, err)
 }
 
-// isDataError reports whether the database refuses a value: class 22 is of data, 54 of what is too large.
+// isDataError reports whether the database refuses a value: class 22 is of data, 23 of what must be unique, 54 of what is too large.
 func isDataError(err error) bool {
 	var e *pgconn.PgError
-	return errors.As(err, &e) && (strings.HasPrefix(e.Code, "22") || strings.HasPrefix(e.Code, "54"))
+	return errors.As(err, &e) && (strings.HasPrefix(e.Code, "22") || strings.HasPrefix(e.Code, "23") || strings.HasPrefix(e.Code, "54"))
 }
 
 // outcome is what a transaction has done, and what there is then.

@@ -58,40 +58,51 @@ func (s *Store) putAway(ctx context.Context) error {
 	return err
 }
 
-// retireAll goes on until nothing is due, or the janitor's time is over: it comes back soon.
+// retireAll removes what is due, until it is through or the janitor's time is over: it comes back soon. Mostly that is the oldest; what stands behind
+// allocations that may not go, as they were recorded while the clock was ahead, is found bit by bit from where it was the last time.
 func (s *Store) retireAll(ctx context.Context, cutoff int64) error {
-	for {
-		var due bool
-		err := s.pool.QueryRow(ctx, `SELECT coalesce((SELECT reserved_at < $1 FROM usageflow.allocations ORDER BY seq LIMIT 1), false)`, cutoff).Scan(&due)
-		if err != nil || !due {
-			return err
+	for _, from := range []int64{0, s.retired} {
+		for due := int64(1); due > 0; {
+			began := time.Now()
+			var to int64
+			var err error
+			if to, due, err = s.retire(ctx, from, cutoff); err != nil {
+				return err
+			}
+			from = to
+			if !wait.For(ctx, time.Since(began)) { // decisions get half of the time at least
+				return nil
+			}
 		}
-		began := time.Now()
-		if n, err := s.retire(ctx, cutoff); err != nil || n == 0 {
-			return err
-		}
-		if !wait.For(ctx, time.Since(began)) { // decisions get half of the time at least
-			return nil
-		}
+		s.retired = from
 	}
+	return nil
 }
 
-// retire removes some allocations that were reserved before cutoff (Unix ms), are over, and have been exported. What
-// they add up to stays.
-func (s *Store) retire(ctx context.Context, cutoff int64) (n int64, err error) {
+const (
+	// exportedSQL are the allocations after the number $1 that have been exported, and dueSQL those of them that were reserved before $2 and are over.
+	exportedSQL = `FROM usageflow.allocations WHERE seq > $1 AND seq < coalesce((SELECT min(seq) FROM usageflow.outbox), 9223372036854775807)`
+	dueSQL      = `reserved_at < $2 AND ended_at < $2 AND state <> 0`
+)
+
+// retire looks at some allocations, and removes those that are due; what they add up to stays. It returns where it has come to, 0 at the end, and how many
+// have gone.
+func (s *Store) retire(ctx context.Context, from, cutoff int64) (to, gone int64, err error) {
+	err = s.pool.QueryRow(ctx, `SELECT coalesce(max(seq), 0), count(*) FILTER (WHERE `+dueSQL+`) FROM (
+		SELECT seq, reserved_at, ended_at, state `+exportedSQL+` ORDER BY seq LIMIT $3) AS next`, from, cutoff, retireAtOnce).Scan(&to, &gone)
+	if err != nil || gone == 0 {
+		return to, 0, err
+	}
 	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		// Nothing is decided meanwhile: a settlement of what goes would be lost.
 		if _, err := tx.Exec(ctx, lockSQL); err != nil {
 			return err
 		}
-		gone, err := tx.Exec(ctx, `DELETE FROM usageflow.allocations WHERE seq IN (
-		SELECT seq FROM (SELECT seq, reserved_at, ended_at, state FROM usageflow.allocations
-			WHERE seq < coalesce((SELECT min(seq) FROM usageflow.outbox), 9223372036854775807) ORDER BY seq LIMIT $2) AS oldest
-		WHERE reserved_at < $1 AND ended_at < $1 AND state <> 0)`, cutoff, retireAtOnce)
-		n = gone.RowsAffected()
+		tag, err := tx.Exec(ctx, `DELETE `+exportedSQL+` AND seq <= $3 AND `+dueSQL, from, cutoff, to)
+		gone = tag.RowsAffected()
 		return err
 	})
-	return n, err
+	return to, gone, err
 }
 
 const (

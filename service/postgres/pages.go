@@ -49,6 +49,9 @@ func (s *Store) nowParam() *int64 {
 // The database's clock in Unix µs, or the one that is given as $1.
 const nowSQL = `coalesce($1::bigint, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)`
 
+// beganSQL is the same at the beginning of the transaction.
+const beganSQL = `coalesce($1::bigint, (extract(epoch FROM transaction_timestamp()) * 1000000)::bigint)`
+
 const (
 	lockSQL  = `SELECT 1 FROM usageflow.clock FOR UPDATE`
 	clockSQL = `SELECT age, wall, next_seq, next_ledger, ledgers, held, ` + nowSQL + `, EXISTS (SELECT 1 FROM usageflow.exports) FROM usageflow.clock`
@@ -59,9 +62,9 @@ const (
 		set_config('enable_nestloop', 'off', true), set_config('enable_mergejoin', 'off', true),
 		set_config('max_parallel_workers_per_gather', '0', true), set_config('jit', 'off', true),
 		set_config('plan_cache_mode', 'force_generic_plan', true), set_config('statement_timeout', $1, true)`
-	// The $3 oldest of the allocations that have been held for the time $2, a moment later than in the batch. Where the sweep
+	// The $3 oldest of the allocations that have been held for the time $2 when the transaction began: for both statements the same. Where the sweep
 	// has been, the index is full of entries of what is held no more, until a vacuum.
-	expiredSQL = `FROM usageflow.allocations WHERE state = 0 AND age > (SELECT swept FROM usageflow.clock) AND age <= (SELECT age + greatest(0, ` + nowSQL + ` - wall) FROM usageflow.clock) - $2
+	expiredSQL = `FROM usageflow.allocations WHERE state = 0 AND age > (SELECT swept FROM usageflow.clock) AND age <= (SELECT age + greatest(0, ` + beganSQL + ` - wall) FROM usageflow.clock) - $2
 		ORDER BY age, seq LIMIT $3`
 	// A ledger comes twice that is both named and held in. The array keeps this from being a join, of which the planner may begin with all ledgers.
 	ledgersSQL = `SELECT ` + ledgerColumns + ` FROM usageflow.ledgers WHERE name = ANY ($5)

@@ -65,7 +65,8 @@ type Store struct {
 
 	alarm, retireAlarm intake.Alarm // owned by the committer, by the janitor
 
-	merged int64 // usage before is by the day already, Unix ms; owned by the janitor
+	merged  int64 // usage before is by the day already, Unix ms; owned by the janitor
+	retired int64 // it has looked at allocations up to that number; the same
 
 	closing chan struct{}
 

@@ -45,9 +45,11 @@ func (s *Store) Backup(ctx context.Context, w io.Writer) error {
 
 // removeBackups removes what backups have left that were cut short.
 func removeBackups(dir string) error {
-	left, err := filepath.Glob(filepath.Join(dir, backupPattern))
-	for _, name := range left {
-		err = errors.Join(err, os.Remove(name))
+	entries, err := os.ReadDir(dir)
+	for _, e := range entries {
+		if left, _ := filepath.Match(backupPattern, e.Name()); left { // the pattern is good
+			err = errors.Join(err, os.Remove(filepath.Join(dir, e.Name())))
+		}
 	}
 	return err
 }

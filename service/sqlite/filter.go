@@ -27,9 +27,12 @@ type filter struct {
 	keys   int // the committer's count
 }
 
+// filterRoom is how many keys a filter for so many has room for.
+func filterRoom(keys int) int { return max(minFilter, 1<<bits.Len(uint(keys))) }
+
 // newFilter returns a filter with 16 bits for each of that many keys: it is wrong about 1 of 1,000 then.
 func newFilter(keys int) *filter {
-	keys = max(minFilter, 1<<bits.Len(uint(keys)))
+	keys = filterRoom(keys)
 	return &filter{blocks: make([][8]uint64, keys*16/512), room: keys}
 }
 
@@ -73,10 +76,12 @@ func (s *Store) startFilter() {
 		s.noFilter(err)
 		return
 	}
+	if filterRoom(2*n) > maxFilter {
+		s.filter = nil
+		return
+	}
 	f := newFilter(2 * n)
 	switch {
-	case f.room > maxFilter:
-		s.filter = nil
 	case n == 0:
 		s.filter = f
 	default:

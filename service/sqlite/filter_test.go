@@ -3,6 +3,7 @@ package sqlite
 import (
 	"encoding/binary"
 	"math/rand/v2"
+	"runtime"
 	"strconv"
 	"testing"
 
@@ -86,5 +87,43 @@ func TestFilterOfAStore(t *testing.T) {
 		if err := s.Close(); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// A filter that would be too large takes no memory.
+func TestFilterThatIsTooLarge(t *testing.T) {
+	dir := t.TempDir()
+	s, err := Open(Options{Dir: dir, Logger: quiet()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := service.Settle(t.Context(), s, service.Settlement{Application: "a", Alias: "x", ID: "1", Amount: 1}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if s, err = Open(Options{Dir: dir, Logger: quiet()}); err != nil {
+		t.Fatal(err)
+	}
+	// As if 300 million had been recorded and retired but for the oldest (or as if there were so many).
+	if _, err := s.tables.others.Exec(`INSERT INTO allocations SELECT 300000000, randomblob(16), ledger, 'z', reserved, reserved_at, age, 0, detail, state, flags, charged, ended_at, meta FROM allocations LIMIT 1`); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	if s, err = Open(Options{Dir: dir, Logger: quiet()}); err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if _, err := service.Settle(t.Context(), s, service.Settlement{Application: "a", Alias: "x", ID: "2", Amount: 1}); err != nil {
+		t.Fatal(err)
+	}
+	runtime.ReadMemStats(&after)
+	if got := after.TotalAlloc - before.TotalAlloc; got > 256<<20 {
+		t.Errorf("%d MiB were allocated for a filter that is not kept", got>>20)
 	}
 }

@@ -147,17 +147,17 @@ func (s *Store) folder(ctx context.Context) {
 	for j := range s.foldJobs {
 		err := s.tables.fold(ctx, j)
 		if err == nil {
-			s.retireAlarm.Report(s.opts.Logger, "putting away what is old", s.putAway(ctx, j.now))
+			s.retireAlarm.Report(s.opts.Logger, "putting away what is old", s.putAway(ctx, j.now, j.age))
 		}
 		s.foldDone <- err
 	}
 }
 
 // putAway removes, or makes smaller, some of what is old.
-func (s *Store) putAway(ctx context.Context, now time.Time) error {
+func (s *Store) putAway(ctx context.Context, now time.Time, age time.Duration) error {
 	err := s.tables.mergeHours(ctx, now.Add(-book.HourlyFor).UnixMilli())
 	if s.opts.Retention > 0 {
-		err = errors.Join(err, s.tables.retire(ctx, now.Add(-s.opts.Retention).UnixMilli()))
+		err = errors.Join(err, s.tables.retire(ctx, cutoff{age - s.opts.Retention, now.Add(-s.opts.Retention).UnixMilli()}))
 	}
 	return err
 }

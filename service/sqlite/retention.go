@@ -15,32 +15,54 @@ const DefaultRetention = 30 * 24 * time.Hour
 // retireAtOnce bounds what one fold removes, so that the folder is soon free again.
 const retireAtOnce = 20_000
 
-// retire removes allocations that were reserved before cutoff (Unix ms), are over, and have been exported. What
-// they add up to stays. The room is used again for what comes; the file does not get smaller.
-func (t *tables) retire(ctx context.Context, cutoff int64) error {
+// cutoff is before when allocations may go: by the clock's age when they were reserved, which no step of the clock changes, and by the
+// time at which they ended, in Unix ms.
+type cutoff struct {
+	age time.Duration
+	end int64
+}
+
+// retire removes some allocations that were reserved before the cutoff, are over, and have been exported. What they add up to stays. The room is
+// used again for what comes; the file does not get smaller. It goes on from where it was the last time, so that nothing that has to stay is in the way.
+func (t *tables) retire(ctx context.Context, before cutoff) error {
 	var oldest int64
-	err := t.db.QueryRowContext(ctx, `SELECT coalesce((SELECT reserved_at FROM allocations ORDER BY seq LIMIT 1), ?1)`, cutoff).Scan(&oldest)
-	if err != nil || oldest >= cutoff {
+	err := t.db.QueryRowContext(ctx, `SELECT coalesce((SELECT age FROM allocations ORDER BY seq LIMIT 1), ?1)`, int64(before.age)).Scan(&oldest)
+	if err != nil || oldest >= int64(before.age) {
+		t.retired = 0
 		return err
 	}
-	var first, last int64
-	err = t.db.QueryRowContext(ctx, `SELECT coalesce(min(seq), 0), coalesce(max(seq), 0) FROM (
-		SELECT seq, reserved_at, ended_at, state FROM allocations
-		WHERE seq < coalesce((SELECT min(seq) FROM outbox), 9223372036854775807) ORDER BY seq LIMIT ?2)
-		WHERE reserved_at < ?1 AND ended_at < ?1 AND state <> 0`, cutoff, retireAtOnce).Scan(&first, &last)
-	if err != nil || last == 0 {
+	const old = `age < ?3 AND ended_at < ?4 AND state <> 0`
+	var seen, end, due int64
+	err = t.db.QueryRowContext(ctx, `SELECT count(*), coalesce(max(seq), 0), coalesce(sum(`+old+`), 0) FROM (
+		SELECT seq, age, ended_at, state FROM allocations
+		WHERE seq > ?1 AND seq < coalesce((SELECT min(seq) FROM outbox), 9223372036854775807) AND age < ?3 ORDER BY seq LIMIT ?2)`,
+		t.retired, retireAtOnce, int64(before.age), before.end).Scan(&seen, &end, &due)
+	if err != nil {
 		return err
 	}
+	if due > 0 {
+		if err := t.remove(ctx, t.retired, end, before); err != nil {
+			return err
+		}
+	}
+	if t.retired = end; seen < retireAtOnce {
+		t.retired = 0
+	}
+	return nil
+}
+
+// remove removes those of the allocations after the first number, up to the last, that may go.
+func (t *tables) remove(ctx context.Context, first, last int64, before cutoff) error {
 	tx, err := t.db.BeginTx(ctx, nil)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = tx.Rollback() }() // after Commit it does nothing
-	const old = `seq BETWEEN ?1 AND ?2 AND reserved_at < ?3 AND ended_at < ?3 AND state <> 0`
-	if _, err := tx.ExecContext(ctx, `DELETE FROM allocation_keys WHERE key IN (SELECT key FROM allocations WHERE `+old+`)`, first, last, cutoff); err != nil {
+	const old = `seq > ?1 AND seq <= ?2 AND age < ?3 AND ended_at < ?4 AND state <> 0`
+	if _, err := tx.ExecContext(ctx, `DELETE FROM allocation_keys WHERE key IN (SELECT key FROM allocations WHERE `+old+`)`, first, last, int64(before.age), before.end); err != nil {
 		return err
 	}
-	if _, err := tx.ExecContext(ctx, `DELETE FROM allocations WHERE `+old, first, last, cutoff); err != nil {
+	if _, err := tx.ExecContext(ctx, `DELETE FROM allocations WHERE `+old, first, last, int64(before.age), before.end); err != nil {
 		return err
 	}
 	return tx.Commit()

@@ -87,6 +87,7 @@ type tables struct {
 	age                          time.Duration
 	wall                         int64
 	hasAllocs                    bool  // set at open and by the committer after a fold
+	retired                      int64 // the retention has come to that allocation; the folder's
 	merged                       int64 // usage before is by the day already, Unix ms; the folder's
 	lookupArgs                   []any
 }

@@ -218,6 +218,21 @@ func (b *Batch) find(key Key) *Allocation {
 }
 
 // otherLedgers are the ledgers beside the reservation's own that limits names.
+// ownLimits are limits with those of the ledger named alias, if it is among the shared ones, as its own: it is one account.
+func ownLimits(alias string, limits []service.Limit) []service.Limit {
+	shared := func(l service.Limit) bool { return l.Ledger == alias }
+	if !slices.ContainsFunc(limits, shared) {
+		return limits
+	}
+	limits = slices.Clone(limits)
+	for i := range limits {
+		if shared(limits[i]) {
+			limits[i].Ledger = ""
+		}
+	}
+	return limits
+}
+
 func otherLedgers(limits []service.Limit) (names []string) {
 	for i := range limits {
 		if name := limits[i].Ledger; name != "" && !slices.Contains(names, name) {

@@ -52,6 +52,7 @@ func (b *Batch) Reserve(r *service.Reservation, key Key, meta []byte) (service.D
 // and no part of the book yet. Where follow is false, accounts that exist keep the limits that they have.
 func (b *Batch) open(name Name, limits []service.Limit, follow bool) error {
 	b.shared, b.fresh = b.shared[:0], b.fresh[:0]
+	limits = ownLimits(name.Alias, limits)
 	if err := b.openOne(name, limits, "", follow); err != nil {
 		return err
 	}
