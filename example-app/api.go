@@ -39,7 +39,8 @@ func newRouter(flow *core.Flow) *gin.Engine {
 	a := &api{wordDelay: 40 * time.Millisecond}
 	r := gin.New()
 	r.Use(gin.Recovery())
-	r.Use(usageflow.Middleware(flow)) // the one line; usageflow.Gin(key) where nothing needs configuring
+	r.GET("/debug/usage", gin.WrapH(flow.StatsHandler())) // before the middleware: it is not metered. For usageflow doctor; not for the public
+	r.Use(usageflow.Middleware(flow))                     // the one line; usageflow.Gin(key) where nothing needs configuring
 
 	r.GET("/health", func(c *gin.Context) { c.String(http.StatusOK, "ok\n") })
 	r.GET("/api/users/:id", a.user)

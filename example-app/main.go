@@ -99,7 +99,11 @@ func serve(ctx context.Context, opts options, stdout, stderr io.Writer) (err err
 	}
 	defer func() { _ = apiListener.Close() }() // Serve may have closed it before
 
-	cfg := core.Config{APIKey: exampleKey, Logger: log}
+	folder, err := dataFolder(opts.data)
+	if err != nil {
+		return err
+	}
+	cfg := core.Config{APIKey: exampleKey, SpoolDir: filepath.Join(folder, "spool"), Logger: log}
 	consoleURL := ""
 	var embedded *embeddedService
 	if key := os.Getenv("USAGEFLOW_API_KEY"); key != "" {
