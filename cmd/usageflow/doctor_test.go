@@ -37,6 +37,28 @@ func metered(t *testing.T, url, dir string) (request func(), stats string, flow 
 	}, server.URL, flow
 }
 
+// traffic makes a request every 10 ms, until it is stopped.
+func traffic(request func()) (stop func()) {
+	over, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		tick := time.NewTicker(10 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				request()
+			case <-over:
+				return
+			}
+		}
+	}()
+	return func() {
+		close(over)
+		<-ended
+	}
+}
+
 // The doctor says what is well, and what is wrong, in words; it ends with 1 where anything is.
 func TestDoctor(t *testing.T) {
 	p := newProgram(t, "USAGEFLOW_ADMIN_TOKEN=secret", "USAGEFLOW_API_KEY=uf_key")
@@ -45,22 +67,9 @@ func TestDoctor(t *testing.T) {
 	spool := t.TempDir()
 	request, stats, _ := metered(t, s.agent, spool)
 	request()
-	stop := make(chan struct{})
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		for tick := time.NewTicker(10 * time.Millisecond); ; {
-			select {
-			case <-tick.C:
-				request()
-			case <-stop:
-				return
-			}
-		}
-	}()
+	stop := traffic(request)
 	out, errs, status := p.run("doctor", "--url", s.agent, "--stats", stats, "--for", "300ms", "--spool", spool)
-	close(stop)
-	<-ended
+	stop()
 	if status != 0 || errs != "" {
 		t.Errorf("status %d: %s%s", status, out, errs)
 	}
@@ -126,24 +135,12 @@ func TestDoctorFindsAnotherProcess(t *testing.T) {
 	s := p.serve("--listen", "127.0.0.1:0", "--log-format", "text")
 	_, stats, _ := metered(t, s.agent, "")
 	request, _, flow := metered(t, s.agent, "")
-	stop, ended := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(ended)
-		for tick := time.NewTicker(10 * time.Millisecond); ; {
-			select {
-			case <-tick.C:
-				request()
-			case <-stop:
-				return
-			}
-		}
-	}()
+	stop := traffic(request)
 	if !until(func() bool { return flow.Stats().Settled > 10 }) {
 		t.Fatal("nothing was settled")
 	}
 	out, _, status := p.run("doctor", "--url", s.agent, "--stats", stats, "--for", "500ms")
-	close(stop)
-	<-ended
+	stop()
 	if status != 1 || !strings.Contains(out, "another process has this application's key") {
 		t.Errorf("status %d\n%s", status, out)
 	}

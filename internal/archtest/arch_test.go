@@ -33,6 +33,7 @@ func TestImports(t *testing.T) {
 		{"socket", slices.Concat([]string{module + "/core", module + "/middleware", module + "/service"}, routers, heavy, jwt)},
 		{"service", append([]string{module + "/core", module + "/middleware"}, routers...)},
 		{"cmd/usageflow", append([]string{module + "/middleware"}, routers...)},
+		{"chaos", []string{module + "/service", "github.com/go-chi/", "github.com/labstack/"}},
 		{"middleware/gin", slices.Concat([]string{module + "/service", module + "/middleware/", "github.com/go-chi/", "github.com/labstack/"}, heavy, jwt)},
 		{"middleware/chi", slices.Concat([]string{module + "/service", module + "/middleware/", "github.com/gin-gonic/", "github.com/labstack/"}, heavy, jwt)},
 		{"middleware/echo", slices.Concat([]string{module + "/service", module + "/middleware/", "github.com/gin-gonic/", "github.com/go-chi/"}, heavy, jwt)},
