@@ -98,6 +98,14 @@ func httpURL(target string) string {
 	return target
 }
 
+// tokenError says what to do about a 401.
+func tokenError() error {
+	if os.Getenv(service.AdminTokenEnv) != "" {
+		return fmt.Errorf("the service refuses the token in %s", service.AdminTokenEnv)
+	}
+	return fmt.Errorf("the service wants its admin token in %s", service.AdminTokenEnv)
+}
+
 // postConfig returns the service's answer, also where it refuses the configuration.
 func postConfig(ctx context.Context, url string, data []byte) (*applied, error) {
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(data))
@@ -120,10 +128,8 @@ func postConfig(ctx context.Context, url string, data []byte) (*applied, error) 
 	var answer applied
 	err = json.Unmarshal(body, &answer)
 	switch {
-	case resp.StatusCode == http.StatusUnauthorized && os.Getenv(service.AdminTokenEnv) != "":
-		return nil, fmt.Errorf("the service refuses the token in %s", service.AdminTokenEnv)
 	case resp.StatusCode == http.StatusUnauthorized:
-		return nil, fmt.Errorf("the service wants its admin token in %s", service.AdminTokenEnv)
+		return nil, tokenError()
 	case err != nil || resp.StatusCode != http.StatusOK && answer.Message == "":
 		return nil, fmt.Errorf("the service answers %s, which is no answer of UsageFlow's; --url names the service", resp.Status)
 	}

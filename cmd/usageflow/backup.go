@@ -20,7 +20,7 @@ const backupSummary = `backup copies the ledger of a running service to FILE, wh
 // backup asks a running service for a copy of its ledger. A file of that name is replaced when the copy is whole, and not before.
 func backup(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	flags := newFlags("backup", stderr)
-	target := flags.String("service", "http://localhost:9000", "`URL` of the service")
+	target := flags.String("url", "http://localhost:9000", "`URL` of the service; in the environment, USAGEFLOW_URL, it may be the agents' own")
 	files, err := parseFiles(flags, args, backupSummary, stdout, "FILE")
 	if err != nil {
 		return err
@@ -28,18 +28,21 @@ func backup(ctx context.Context, args []string, stdout, stderr io.Writer) error 
 	if err := fromEnvironment(flags); err != nil {
 		return err
 	}
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, strings.TrimSuffix(*target, "/")+"/api/v1/backup", nil)
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, httpURL(*target)+"/api/v1/backup", nil)
 	if err != nil {
-		return fmt.Errorf("--service: %w", err)
+		return fmt.Errorf("--url: %w", err)
 	}
 	if token := os.Getenv(service.AdminTokenEnv); token != "" {
 		r.Header.Set("Authorization", "Bearer "+token)
 	}
 	resp, err := http.DefaultClient.Do(r)
 	if err != nil {
-		return fmt.Errorf("the service can't be reached; --service names it: %w", err)
+		return fmt.Errorf("the service can't be reached; --url names it: %w", err)
 	}
 	defer func() { _ = resp.Body.Close() }()
+	if resp.StatusCode == http.StatusUnauthorized {
+		return tokenError()
+	}
 	if resp.StatusCode != http.StatusOK {
 		text, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10)) // it explains the status, if it can
 		return fmt.Errorf("the service answers %s %s", resp.Status, strings.TrimSpace(string(text)))

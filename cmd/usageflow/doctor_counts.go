@@ -274,7 +274,7 @@ func fetchJSON(ctx context.Context, from, token string, v any) error {
 	case err != nil:
 		return err
 	case resp.StatusCode == http.StatusUnauthorized:
-		return fmt.Errorf("it wants a token in %s, or another one", service.AdminTokenEnv)
+		return tokenError()
 	case resp.StatusCode != http.StatusOK:
 		return fmt.Errorf("it answers %s", resp.Status)
 	}

@@ -117,7 +117,7 @@ func TestDoctor(t *testing.T) {
 	wrong("does not begin with ws://", []string{key}, "--url", s.page)
 	wrong("is no URL", []string{key}, "--url", "localhost")
 	wrong("not as a UsageFlow service", []string{key}, "--url", "ws"+strings.TrimPrefix(other.URL, "http")+"/ws")
-	wrong("wants a token", []string{key}, "--url", s.agent, "--stats", stats)
+	wrong("the service wants its admin token", []string{key}, "--url", s.agent, "--stats", stats)
 	wrong("10 requests were admitted, and 9 accounted for", []string{key, token}, "--url", s.agent, "--stats", skewed.URL)
 	wrong("its answer is not what was expected", []string{key, token}, "--url", s.agent, "--stats", other.URL)
 	wrong("is none of the service's: acme", []string{key, token}, "--url", s.agent, "--stats", stats, "--application", "nope")

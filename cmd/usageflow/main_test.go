@@ -265,7 +265,7 @@ func TestRefusals(t *testing.T) {
 		"an argument":              {nil, []string{"serve", "now"}, 2, `unexpected argument "now"`},
 		"a number that is none":    {nil, []string{"serve", "--max-connections", "x"}, 2, "invalid value"},
 		"nothing to back up to":    {nil, []string{"backup"}, 2, "FILE is missing"},
-		"a service that is not":    {nil, []string{"backup", "x.db", "--service", "http://127.0.0.1:1"}, 1, "the service can't be reached"},
+		"a service that is not":    {nil, []string{"backup", "x.db", "--url", "http://127.0.0.1:1"}, 1, "the service can't be reached"},
 		"nothing to apply":         {nil, []string{"apply"}, 2, "-f FILE is missing"},
 		"applied from nowhere":     {nil, []string{"apply", "-f", "nowhere.yaml"}, 1, "nowhere.yaml"},
 		"applied to nobody":        {nil, []string{"apply", "-f", "usageflow.yaml", "--url", "http://127.0.0.1:1"}, 1, "the service can't be reached"},
@@ -406,13 +406,13 @@ func TestBackupAndRestore(t *testing.T) {
 	}
 	p.write("ledger.backup", "an older one")
 	stranger := &program{t: t, dir: p.dir, env: []string{"USAGEFLOW_ADMIN_TOKEN=wrong"}}
-	if _, errs, status := stranger.run("backup", "ledger.backup", "--service", s.page); status != 1 || !strings.Contains(errs, "401") {
+	if _, errs, status := stranger.run("backup", "ledger.backup", "--url", s.page); status != 1 || !strings.Contains(errs, "USAGEFLOW_ADMIN_TOKEN") {
 		t.Errorf("with a wrong token: %d %s", status, errs)
 	}
 	if text, err := os.ReadFile(filepath.Join(p.dir, "ledger.backup")); err != nil || string(text) != "an older one" {
 		t.Errorf("a backup that failed has changed the file: %q, %v", text, err)
 	}
-	if out, errs, status := p.run("backup", "ledger.backup", "--service", s.page); status != 0 || !strings.HasPrefix(out, "ledger.backup holds the ledger, ") {
+	if out, errs, status := p.run("backup", "ledger.backup", "--url", s.page); status != 0 || !strings.HasPrefix(out, "ledger.backup holds the ledger, ") {
 		t.Fatalf("backup: %d %s%s", status, out, errs)
 	}
 	for i := range 2 {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -59,6 +60,8 @@ var ErrNoBackup = errors.New("the file is no backup of a ledger, or is damaged")
 
 // Restore makes a data folder out of a backup. The folder must be empty, or not exist.
 func Restore(ctx context.Context, backup, dir string) error {
+	_, err := os.Stat(dir)
+	made := errors.Is(err, fs.ErrNotExist)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("restore: %w", err)
 	}
@@ -69,13 +72,16 @@ func Restore(ctx context.Context, backup, dir string) error {
 		return fmt.Errorf("restore: the folder %s is not empty", dir)
 	}
 	target := filepath.Join(dir, "usageflow.db")
-	err := copyFile(backup, target)
+	err = copyFile(backup, target)
 	if err == nil {
 		err = verify(ctx, target)
 	}
 	if err != nil {
 		for _, suffix := range []string{"", "-wal", "-shm"} {
 			_ = os.Remove(target + suffix) // it is not there, or the error above says what is wrong with the disk
+		}
+		if made {
+			_ = os.Remove(dir) // the same
 		}
 		return fmt.Errorf("restore: %w", err)
 	}
