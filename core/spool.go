@@ -26,13 +26,15 @@ type spool struct {
 	done chan struct{}
 
 	// Owned by run.
-	queue   *diskqueue.Queue
-	written []writtenSettlement // not known to be on disk yet
-	buf     []byte
-	from    uint64              // entries from here on are not in memory; 0: all are
-	loaded  map[uint64]struct{} // but these
-	failed  error               // why the disk did not take the last write
-	retryAt time.Time
+	queue      *diskqueue.Queue
+	written    []writtenSettlement // not known to be on disk yet
+	buf        []byte
+	from       uint64              // entries from here on are not in memory; 0: all are
+	loaded     map[uint64]struct{} // but these
+	failed     error               // why the disk did not take the last write
+	retryAt    time.Time
+	trouble    bool      // it was said that the spool can't be written
+	troubledAt time.Time // when it could not the last time
 
 	// Guarded by the outbox's mu.
 	toWrite   []*settlement // in order
@@ -88,8 +90,10 @@ func (s *spool) recover() error {
 		}
 		from = next
 	}
-	if len(unreadable) > 0 { // of another version
+	if n := int64(len(unreadable)); n > 0 { // of another version
 		s.queue.Remove(unreadable...)
+		s.flow.counters.admitted.Add(n)
+		s.flow.outbox.dropped += n
 		s.flow.log.Error("usageflow: settlements in the spool can't be read, and are lost", "count", len(unreadable))
 	}
 	s.flow.counters.admitted.Add(requests)
@@ -128,13 +132,22 @@ func (s *spool) removeLocked(e *settlement) {
 
 // abandonLocked returns how many requests are lost because they were to be on disk alone and are not there.
 func (s *spool) abandonLocked() (lost int64) {
-	for _, e := range s.toWrite {
+	for _, e := range s.unwrittenLocked() {
 		if e.away {
 			lost += e.weight()
 		}
 	}
 	s.toWrite = nil
 	return lost
+}
+
+// unwrittenLocked are the settlements of which it is not known that they are on disk.
+func (s *spool) unwrittenLocked() []*settlement {
+	var list []*settlement
+	for _, w := range s.written { // run has ended, or is who asks
+		list = append(list, w.settlement)
+	}
+	return append(list, s.toWrite...)
 }
 
 func (s *spool) signal() {
@@ -177,8 +190,13 @@ func (s *spool) close() {
 func (s *spool) turn(sync bool) {
 	if s.failed == nil || !time.Now().Before(s.retryAt) {
 		err := s.write()
-		if err == nil && sync && s.queue.Dirty() {
-			if err = s.queue.Sync(); err == nil {
+		full := errors.Is(err, diskqueue.ErrFull)
+		if (err == nil || full) && sync && s.queue.Dirty() {
+			if failed := s.queue.Sync(); failed != nil {
+				err = failed
+			} else if full {
+				err = s.write() // what was trimmed has made room
+			} else {
 				err = s.tidy()
 			}
 		}
@@ -189,18 +207,25 @@ func (s *spool) turn(sync bool) {
 	}
 }
 
-// outcome notes how writing went, and says when that changes.
+// outcome notes how writing went, and says when that has changed for good: the disk that is full now and then is full.
 func (s *spool) outcome(err error) {
-	was := s.failed
-	s.failed = err
+	now := time.Now()
+	if s.failed = err; err != nil {
+		s.retryAt = now.Add(spoolRetry)
+	}
+	if errors.Is(err, diskqueue.ErrFull) {
+		s.retryAt = now // confirmations make room
+	}
 	if err != nil {
-		s.retryAt = time.Now().Add(spoolRetry)
+		s.troubledAt = now
 	}
 	switch {
-	case err != nil && was == nil:
+	case err != nil && !s.trouble:
+		s.trouble = true
 		s.flow.log.Error("usageflow: the spool can't be written; settlements are kept in memory", "error", err)
 		s.flow.observe(Event{Kind: EventSpoolFailed, Err: err})
-	case err == nil && was != nil:
+	case err == nil && s.trouble && now.Sub(s.troubledAt) >= spoolRetry:
+		s.trouble = false
 		s.flow.log.Info("usageflow: the spool is written again")
 		s.flow.observe(Event{Kind: EventSpoolRecovered})
 	}
@@ -243,22 +268,23 @@ func (s *spool) appendAll(todo []*settlement) (left []*settlement, err error) {
 
 // append appends e to the queue, in the place of what that has of it already.
 func (s *spool) append(e *settlement) (entry uint64, weight int64, err error) {
-	if e.lease == nil {
-		s.buf = e.append(s.buf[:0])
-		entry, err = s.queue.Append(s.buf)
-		return entry, e.weight(), err
-	}
 	o := s.flow.outbox
 	o.mu.Lock()
-	defer o.mu.Unlock()
 	s.buf = e.append(s.buf[:0])
-	if e.entry != 0 {
-		entry, err = s.queue.Replace(e.entry, s.buf)
+	old, weight := e.entry, e.weight()
+	e.queued = false // what comes from here on is not in buf
+	o.mu.Unlock()
+	if old != 0 { // nobody waits for the disk with the lock
+		entry, err = s.queue.Replace(old, s.buf)
 	} else {
 		entry, err = s.queue.Append(s.buf)
 	}
-	e.queued = err != nil
-	return entry, e.weight(), err
+	if err != nil {
+		o.mu.Lock()
+		e.queued = true // it stays in toWrite
+		o.mu.Unlock()
+	}
+	return entry, weight, err
 }
 
 // flushedLocked notes that what was written is on disk.
@@ -277,6 +303,9 @@ func (s *spool) flushedLocked() {
 		case !e.open:
 			s.confirmed = append(s.confirmed, w.entry)
 		default:
+			if e.entry != 0 {
+				s.confirmed = append(s.confirmed, e.entry) // it was replaced, or written twice
+			}
 			e.entry = w.entry
 			o.spooled += w.weight - e.onDiskWeight
 			e.onDiskWeight = w.weight
@@ -294,7 +323,7 @@ func (s *spool) bringBack() {
 	o := s.flow.outbox
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	for _, e := range s.toWrite {
+	for _, e := range s.unwrittenLocked() {
 		if o.bytes-s.waiting > s.flow.cfg.MaxPendingBytes/2 {
 			return
 		}
@@ -310,67 +339,6 @@ func (s *spool) bringBack() {
 	}
 }
 
-// load reads settlements back that are on disk alone, when half of the list's room is free.
-func (s *spool) load() {
-	o := s.flow.outbox
-	limit := s.flow.cfg.MaxPendingBytes / 2
-	inList := func() int64 {
-		o.mu.Lock()
-		defer o.mu.Unlock()
-		return o.bytes - s.waiting
-	}
-	for s.from != 0 && inList() < limit/2 {
-		next, err := s.queue.Read(s.from, func(entry uint64, data []byte) bool {
-			if _, ok := s.loaded[entry]; ok {
-				delete(s.loaded, entry)
-				return true
-			}
-			e := decodeSettlement(s.flow, data)
-			if e == nil {
-				return true // recover has taken those out
-			}
-			e.entry, e.onDiskWeight = entry, e.weight()
-			o.mu.Lock()
-			defer o.mu.Unlock()
-			o.bytes += e.size()
-			o.linkLocked(e)
-			return o.bytes-s.waiting < limit
-		})
-		if err != nil {
-			next = s.discard(next, err)
-		}
-		s.from = next
-		s.flow.sender.retryNow()
-		if s.from > s.queue.Last() {
-			s.caughtUp()
-		}
-	}
-}
-
-// caughtUp notes that everything on disk is in memory too.
-func (s *spool) caughtUp() {
-	s.from = 0
-	clear(s.loaded)
-	o := s.flow.outbox
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	s.behind = slices.ContainsFunc(s.toWrite, func(e *settlement) bool { return e.away })
-}
-
-// discard gives up entries that can't be read, and returns where to go on.
-func (s *spool) discard(from uint64, err error) (next uint64) {
-	count, next := s.queue.Discard(from)
-	s.flow.log.Error("usageflow: settlements in the spool can't be read, and are lost", "count", count, "error", err)
-	o := s.flow.outbox
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	lost := min(int64(count), o.spooled)
-	o.spooled -= lost
-	o.dropped += lost
-	o.wakeLocked()
-	return next
-}
-
 // tidy writes settlements anew that keep most of the disk from being given back.
 func (s *spool) tidy() error {
 	upTo, sparse := s.queue.Sparse()
@@ -379,17 +347,14 @@ func (s *spool) tidy() error {
 	}
 	o := s.flow.outbox
 	o.mu.Lock()
-	defer o.mu.Unlock()
+	var old []*settlement
 	for e := o.oldest; e != nil; e = e.newer {
-		if e.entry == 0 || e.entry > upTo {
-			continue
+		if e.entry != 0 && e.entry <= upTo && !e.queued {
+			e.queued = true
+			old = append(old, e)
 		}
-		s.buf = e.append(s.buf[:0])
-		entry, err := s.queue.Replace(e.entry, s.buf)
-		if err != nil {
-			return err
-		}
-		e.entry = entry
 	}
-	return nil
+	s.toWrite = append(s.toWrite, old...)
+	o.mu.Unlock()
+	return s.write()
 }

@@ -39,7 +39,8 @@ type Queue struct {
 	removed []uint64 // entries that are out, which the log does not say yet
 	aside   string   // where damaged files went
 	buf     []byte
-	dirty   bool // there are records that were not synced
+	dirty   bool   // there are records that were not synced
+	flushed uint64 // the last record that the operating system has
 
 	entries, bytes int64 // that were written, to know how large they are
 }
@@ -63,11 +64,15 @@ func Open(opts Options) (*Queue, error) {
 	}
 	q.log, err = q.openLog(opts.Dir, q.replay)
 	if errors.Is(err, wal.ErrDamaged) {
+		err = q.putAside()
+	}
+	if err == nil {
 		err = q.salvage()
 	}
 	if err != nil {
 		return nil, errors.Join(err, q.unlock())
 	}
+	q.flushed = q.log.Last()
 	return q, nil
 }
 
@@ -119,10 +124,13 @@ func parse(record []byte) (kind byte, data []byte, replaced uint64, err error) {
 	return 0, nil, 0, errMalformed
 }
 
-// salvage puts damaged files aside, and begins a new log with what they held up to the damage.
-func (q *Queue) salvage() error {
-	q.aside = filepath.Join(q.opts.Dir, "damaged-"+time.Now().UTC().Format("20060102T150405.000000000"))
-	if err := os.Mkdir(q.aside, 0o700); err != nil {
+// salvagedName is the file in a folder of damaged files which says that what can be read of them is in the queue.
+const salvagedName = "salvaged"
+
+// putAside puts damaged files into a folder of their own, and begins a new log.
+func (q *Queue) putAside() error {
+	aside := filepath.Join(q.opts.Dir, asidePrefix+time.Now().UTC().Format("20060102T150405.000000000"))
+	if err := os.Mkdir(aside, 0o700); err != nil {
 		return err
 	}
 	files, err := wal.Dir(q.opts.Dir).Names()
@@ -133,25 +141,56 @@ func (q *Queue) salvage() error {
 		if !strings.HasSuffix(name, ".wal") {
 			continue
 		}
-		if err := os.Rename(filepath.Join(q.opts.Dir, name), filepath.Join(q.aside, name)); err != nil {
+		if err := os.Rename(filepath.Join(q.opts.Dir, name), filepath.Join(aside, name)); err != nil {
 			return err
 		}
 	}
-	if q.log, err = q.openLog(q.opts.Dir, q.replay); err != nil {
+	q.open = numberSet{}
+	q.log, err = q.openLog(q.opts.Dir, q.replay)
+	return err
+}
+
+const asidePrefix = "damaged-"
+
+// salvage takes what can be read of files that were put aside, now or by an earlier process that did not get so far.
+func (q *Queue) salvage() error {
+	names, err := wal.Dir(q.opts.Dir).Names()
+	if err != nil {
 		return err
 	}
-	was := q.open
-	q.open = numberSet{}
-	failed := error(nil)
-	_, err = q.openLog(q.aside, func(number uint64, record []byte) error {
+	for _, name := range names {
+		aside := filepath.Join(q.opts.Dir, name)
+		done := filepath.Join(aside, salvagedName)
+		if _, err := os.Stat(done); !strings.HasPrefix(name, asidePrefix) || err == nil {
+			continue
+		}
+		if err := q.salvageFrom(aside); err != nil {
+			return fmt.Errorf("%s: %w", aside, err)
+		}
+		if err := os.WriteFile(done, nil, 0o600); err != nil {
+			return err
+		}
+		q.aside = aside
+	}
+	return nil
+}
+
+func (q *Queue) salvageFrom(aside string) error {
+	had := Queue{opts: q.opts}
+	_, err := had.openLog(aside, had.replay)
+	if err != nil && !errors.Is(err, wal.ErrDamaged) {
+		return err
+	}
+	var failed error
+	_, err = had.openLog(aside, func(number uint64, record []byte) error {
 		_, data, _, err := parse(record)
-		if err == nil && was.has(number) {
-			_, err = q.append(kindEntry, 0, data)
-			failed = err
+		if err == nil && had.open.has(number) {
+			_, failed = q.append(kindEntry, 0, data)
+			err = failed
 		}
 		return err
 	})
-	if failed == nil && !errors.Is(err, wal.ErrDamaged) {
+	if failed == nil && err != nil && !errors.Is(err, wal.ErrDamaged) {
 		failed = err
 	}
 	return errors.Join(failed, q.Sync())
@@ -163,8 +202,8 @@ func (q *Queue) Aside() string { return q.aside }
 // Len is the number of entries.
 func (q *Queue) Len() int { return q.open.count }
 
-// Last is the highest number that an entry may have.
-func (q *Queue) Last() uint64 { return q.log.Last() }
+// Last is the highest number that an entry in the folder may have.
+func (q *Queue) Last() uint64 { return q.flushed }
 
 // Append adds an entry and returns its number. It is in the folder once Flush has returned.
 func (q *Queue) Append(data []byte) (number uint64, err error) {
@@ -217,11 +256,19 @@ func (q *Queue) Flush() error {
 			before = n
 		}
 		if _, err := q.log.Append(q.buf); err != nil {
-			return errors.Join(err, q.log.Flush())
+			return errors.Join(err, q.flush())
 		}
 		q.removed, q.dirty = q.removed[:0], true
 	}
-	return q.log.Flush()
+	return q.flush()
+}
+
+func (q *Queue) flush() error {
+	if err := q.log.Flush(); err != nil {
+		return err
+	}
+	q.flushed = q.log.Last()
+	return nil
 }
 
 // lowest is the lowest number of an entry, or the one that the next will have.
@@ -254,11 +301,11 @@ func (q *Queue) Dirty() bool { return q.dirty || len(q.removed) > 0 }
 // Read calls each with entries from the given number on, as long as it returns true, and returns the number to go on from. It stops now and then
 // by itself: it has come to the end when that number is above Last. The data is each's to keep.
 func (q *Queue) Read(from uint64, each func(number uint64, data []byte) bool) (next uint64, err error) {
-	if q.open.count == 0 {
-		return max(from, q.log.Last()+1), nil
+	if from = max(from, q.lowest()); from > q.flushed {
+		return from, nil
 	}
 	stop := errors.New("stop")
-	next, err = q.log.Read(max(from, q.lowest()), func(number uint64, record []byte) error {
+	next, err = q.log.Read(from, func(number uint64, record []byte) error {
 		if !q.open.has(number) {
 			return nil
 		}
