@@ -33,7 +33,7 @@ func (r *run) rest() error {
 	if s.Admitted != s.Settled+s.Voided+s.Pending+s.Spooled+s.Dropped {
 		r.wrong("the app's counts don't add up: %+v", s)
 	}
-	dropped := r.stats.Dropped + s.Dropped
+	dropped := r.dropped + s.Dropped
 	ledgers, err := r.world.ledgers()
 	if err != nil {
 		return err

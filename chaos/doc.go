@@ -7,8 +7,9 @@
 // answered with what the service has charged:
 //
 //   - no request has failed, or waited longer than Config.Timeout, because of the middleware;
-//   - each ledger has charged exactly the requests that were admitted, less what the app's Stats call dropped;
-//   - no limit was exceeded by one;
+//   - what was charged is what was admitted, less what the app's Stats call dropped, to the unit; when the app was killed, requests that had ended in
+//     the quarter of a second before may be missing, and are counted;
+//   - no limit was exceeded by one: each fault has one of its own to run into;
 //   - the app's memory, goroutines and descriptors are what they were before.
 //
 // go run ./chaos makes all faults once; -minutes goes on for that long; -seed repeats the order and the times of a run.

@@ -17,9 +17,8 @@ type fault struct {
 	begin func(*world) error
 	end   func(*world) error
 
-	appGone    bool // the app does not answer meanwhile, whatever the middleware does
-	appKilled  bool // what has ended in the app's last moments may not be charged
-	diskFailed bool
+	appGone   bool // the app does not answer meanwhile, whatever the middleware does
+	appKilled bool // what has ended in the app's last moments may not be charged
 }
 
 // between is a fault of the proxy.
@@ -100,7 +99,6 @@ func faults() []fault {
 				}
 				return w.proxy.suffer(mishap{})
 			},
-			diskFailed: true,
 		},
 	}
 }

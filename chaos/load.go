@@ -51,7 +51,8 @@ type load struct {
 	outcomes []outcome  // since they were last taken
 }
 
-func newLoad(ctx context.Context, addr string, seed uint64) *load {
+// newLoad starts clients. The identities of the tight route have group in their names: each group has limits of its own to run into.
+func newLoad(ctx context.Context, addr, group string, seed uint64) *load {
 	ctx, cancel := context.WithCancel(ctx)
 	l := &load{
 		url: "http://" + addr, cancel: cancel,
@@ -59,13 +60,13 @@ func newLoad(ctx context.Context, addr string, seed uint64) *load {
 	}
 	for i := range clients {
 		rng := rand.New(rand.NewPCG(seed, uint64(i)))
-		l.running.Go(func() { l.run(ctx, rng) })
+		l.running.Go(func() { l.run(ctx, group, rng) })
 	}
 	return l
 }
 
 // run is one client. Its requests end before it does.
-func (l *load) run(ctx context.Context, rng *rand.Rand) {
+func (l *load) run(ctx context.Context, group string, rng *rand.Rand) {
 	for ctx.Err() == nil {
 		route := routeMetered
 		switch n := rng.IntN(10); {
@@ -76,7 +77,11 @@ func (l *load) run(ctx context.Context, rng *rand.Rand) {
 		case n < 7:
 			route = routeTight
 		}
-		o := l.do(context.WithoutCancel(ctx), route, fmt.Sprintf("u%d", rng.IntN(identities)))
+		identity := fmt.Sprintf("u%d", rng.IntN(identities))
+		if route == routeTight {
+			identity = group
+		}
+		o := l.do(context.WithoutCancel(ctx), route, identity)
 		l.mu.Lock()
 		l.outcomes = append(l.outcomes, o)
 		l.mu.Unlock()

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -29,7 +30,6 @@ type options struct {
 
 // row is what was seen of a fault.
 type row struct {
-	fault             fault
 	times             int // it was made
 	requests          int
 	metered, limited  []time.Duration // what they took longer than bare ones at the 99th percentile, each time
@@ -49,7 +49,7 @@ type run struct {
 	answered map[string]int // requests by alias that were answered 200
 	unsure   map[string]int // requests that were on their way when the app was killed
 	recent   map[string]int // of those answered, the ones that ended in an app's last moments
-	stats    core.Stats     // of the apps that are gone, as far as they could say
+	dropped  int64          // by the apps that are gone, as far as they could say
 	faulty   []string       // what must not be
 	baseline report
 }
@@ -86,7 +86,7 @@ func execute(ctx context.Context, opts options) (r *run, err error) {
 
 // warmUp lets the app come to what it needs in any case, and notes that.
 func (r *run) warmUp() error {
-	r.load = newLoad(r.world.ctx, r.world.appAddr, r.seed)
+	r.load = newLoad(r.world.ctx, r.world.appAddr, "warm", r.seed)
 	<-time.After(r.lasts)
 	r.load.stop()
 	r.note(r.load.take(), time.Time{})
@@ -109,7 +109,7 @@ func (r *run) round(n int, rng *rand.Rand) error {
 	for i, f := range schedule(rng, r.only) {
 		lasts := r.lasts/2 + time.Duration(rng.Int64N(int64(r.lasts)))
 		_, _ = fmt.Fprintf(r.out, "round %d, fault %d: %s, for %v\n", n+1, i+1, f.name, lasts.Round(time.Millisecond))
-		if err := r.suffer(f, lasts, rng.Uint64()); err != nil {
+		if err := r.suffer(f, fmt.Sprintf("r%d-%d", n+1, i+1), lasts, rng.Uint64()); err != nil {
 			return fmt.Errorf("%s: %w", f.name, err)
 		}
 	}
@@ -118,27 +118,27 @@ func (r *run) round(n int, rng *rand.Rand) error {
 
 // restartApp ends the app in its own way, and starts it anew.
 func (r *run) restartApp() error {
-	last, err := r.world.report(false)
-	if err != nil {
-		return err
-	}
+	var last report
 	if err := r.world.app.stop(); err != nil {
 		return fmt.Errorf("the app does not end well: %w", err)
+	}
+	if err := json.Unmarshal(r.world.app.stdout.Bytes(), &last.Stats); err != nil {
+		return fmt.Errorf("what the app says at its end: %w", err)
 	}
 	r.forget(last.Stats)
 	return r.world.startApp()
 }
 
 // forget adds up what is lost with an app.
-func (r *run) forget(s core.Stats) { r.stats.Dropped += s.Dropped }
+func (r *run) forget(s core.Stats) { r.dropped += s.Dropped }
 
 // suffer makes a fault under load, and waits until all is well again.
-func (r *run) suffer(f fault, lasts time.Duration, seed uint64) error {
+func (r *run) suffer(f fault, group string, lasts time.Duration, seed uint64) error {
 	before, err := r.world.report(false)
 	if err != nil {
 		return err
 	}
-	r.load = newLoad(r.world.ctx, r.world.appAddr, seed)
+	r.load = newLoad(r.world.ctx, r.world.appAddr, group, seed)
 	<-time.After(r.lasts / 4)
 	if f.appKilled {
 		r.forget(before.Stats)
@@ -213,7 +213,7 @@ func (r *run) recover(since time.Time) (time.Duration, error) {
 func (r *run) row(f fault) *row {
 	key := f.name
 	if r.rows[key] == nil {
-		r.rows[key] = &row{fault: f}
+		r.rows[key] = &row{}
 		r.order = append(r.order, key)
 	}
 	return r.rows[key]
@@ -254,6 +254,7 @@ func (r *run) judge(f fault, list []outcome, broken, mended time.Time) {
 		row.metered = append(row.metered, quantile(times(during, routeMetered), .99)-quantile(bare, .99))
 		row.limited = append(row.limited, quantile(times(during, routeLimited), .99)-quantile(bare, .99))
 	}
+	longest := time.Duration(0)
 	for _, o := range list {
 		allowed := o.status == 200 || o.route == routeTight && (o.status == 429 || o.status == 503)
 		switch {
@@ -262,11 +263,12 @@ func (r *run) judge(f fault, list []outcome, broken, mended time.Time) {
 			r.wrong("%s: a request of %s got %d, %v", f.name, o.route, o.status, o.err)
 			return
 		case o.route != routeBare:
-			row.longest = max(row.longest, o.took)
+			longest = max(longest, o.took)
 		}
 	}
 	// A request takes no longer than Timeout for our sake; what the machine is slow by, bare requests show.
-	if slack := quantile(bare, 1) + 250*time.Millisecond; !f.appGone && row.longest > r.timeout+slack {
-		r.wrong("%s: a request took %v, and Timeout is %v", f.name, row.longest, r.timeout)
+	if slack := quantile(bare, 1) + 250*time.Millisecond; !f.appGone && longest > r.timeout+slack {
+		r.wrong("%s: a request took %v, and Timeout is %v", f.name, longest, r.timeout)
 	}
+	row.longest = max(row.longest, longest)
 }

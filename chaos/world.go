@@ -25,8 +25,8 @@ const (
 	patience = 2 * time.Minute
 )
 
-// tightLimit is what each identity may use of the tight route.
-const tightLimit = 300
+// tightLimit is what each identity may use of the tight route: less than is asked for while a fault lasts.
+const tightLimit = 40
 
 const serviceConfig = `applications:
   - name: chaos
@@ -240,17 +240,24 @@ func (w *world) report(collect bool) (r report, err error) {
 type ledger struct {
 	Alias string
 	Total float64
-	Held  float64
 }
 
 func (w *world) ledgers() (map[string]ledger, error) {
-	var page struct{ Ledgers []ledger }
-	if err := w.get(w.serviceAddr, "/api/v1/ledgers?"+url.Values{"application": {"chaos"}, "limit": {"1000"}}.Encode(), &page); err != nil {
-		return nil, err
-	}
 	list := make(map[string]ledger)
-	for _, l := range page.Ledgers {
-		list[l.Alias] = l
+	for {
+		var page struct {
+			Ledgers []ledger
+			Total   int
+		}
+		query := url.Values{"application": {"chaos"}, "sort": {"alias"}, "limit": {"500"}, "offset": {strconv.Itoa(len(list))}}
+		if err := w.get(w.serviceAddr, "/api/v1/ledgers?"+query.Encode(), &page); err != nil {
+			return nil, err
+		}
+		for _, l := range page.Ledgers {
+			list[l.Alias] = l
+		}
+		if len(page.Ledgers) == 0 || len(list) >= page.Total {
+			return list, nil
+		}
 	}
-	return list, nil
 }

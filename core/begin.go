@@ -56,9 +56,15 @@ func (f *Flow) Begin(ctx context.Context, r *Request) (*Call, *Denial) {
 	if f.cfg.Skip != nil && f.callSkip(r) {
 		return nil, nil // at once: a health check must not wait for the first configuration
 	}
-	conf := f.current(ctx)
+	conf, asked := f.configuration.Load(), ctx
 	if conf == nil {
-		return nil, nil
+		latest := time.Now().Add(f.cfg.Timeout) // for the configuration and the decision together
+		if conf = f.current(ctx); conf == nil {
+			return nil, nil
+		}
+		var cancel context.CancelFunc
+		asked, cancel = context.WithDeadline(ctx, latest)
+		defer cancel()
 	}
 	rl := conf.rule(r.Method, r.Route)
 	outer := FromContext(ctx)
@@ -96,7 +102,7 @@ func (f *Flow) Begin(ctx context.Context, r *Request) (*Call, *Denial) {
 	if rl.tracked != nil {
 		c.seen = newResponseScanner(rl.tracked)
 	}
-	return f.admit(ctx, c)
+	return f.admit(asked, c)
 }
 
 // blocked is the answer to a request of a blocked route; nil in shadow mode.
@@ -206,7 +212,7 @@ func (f *Flow) decide(ctx context.Context, c *Call) *Denial {
 			return nil
 		}
 		if err != nil {
-			return f.undecided(ctx, c, err)
+			return f.undecided(c, errNoSlice{err}, time.Since(c.start) >= f.cfg.Timeout*9/10)
 		}
 		var cancel context.CancelFunc
 		asked, cancel = context.WithDeadline(ctx, c.start.Add(f.cfg.Timeout)) // it may have waited
@@ -216,17 +222,14 @@ func (f *Flow) decide(ctx context.Context, c *Call) *Denial {
 		return f.deny(c, r)
 	}
 	if f.breaker.open() {
-		return f.undecided(ctx, c, errBreakerOpen)
+		return f.undecided(c, errBreakerOpen, true)
 	}
 	resp, err := f.ask(asked, &socket.UsageFlowSocketMessage{
 		Type:    socket.TypeRequestForAllocation,
 		Payload: &socket.RequestForAllocation{Alias: c.alias, Amount: c.reserved, AllocationID: c.ids[:uuidLen]},
 	})
 	if err != nil {
-		if ctx.Err() == nil { // else it was the request's own deadline that passed
-			f.breaker.failed(err)
-		}
-		return f.undecided(ctx, c, err)
+		return f.undecided(c, err, f.breaker.failed(undecided{c.alias, c.ids[:uuidLen], c.reserved}, time.Since(c.start), err))
 	}
 	f.breaker.answered()
 	f.decided()
@@ -239,13 +242,26 @@ func (f *Flow) decide(ctx context.Context, c *Call) *Denial {
 		return f.deny(c, r)
 	}
 	c.known.Store(true)
-	if payload, ok := resp.Payload.(map[string]any); ok {
-		if id, ok := payload["allocationId"].(string); ok && id != c.ids[:uuidLen] && len(id) <= maxIdentityBytes {
-			c.granted = id
-		}
+	if id := grantedID(resp.Payload); id != c.ids[:uuidLen] {
+		c.granted = id
 	}
 	return nil
 }
+
+// grantedID is the allocation id in the reply to a reservation, "" if there is none that can be used.
+func grantedID(payload any) string {
+	fields, _ := payload.(map[string]any)
+	id, _ := fields["allocationId"].(string)
+	if len(id) > maxIdentityBytes {
+		return ""
+	}
+	return id
+}
+
+// errNoSlice is that no slice was granted in time. For the request itself nothing was asked.
+type errNoSlice struct{ error }
+
+func (e errNoSlice) Unwrap() error { return e.error }
 
 // ask is the transport's Call, bounded by Timeout and by the deadline of ctx. It goes on where ctx is cancelled: a client
 // that hangs up before the decision must not get its request past the limit.
@@ -283,10 +299,10 @@ func (f *Flow) deny(c *Call, r *refusal) *Denial {
 
 // undecided is what happens when no answer came: the request passes, or gets 503 with FailClosed. Its
 // reservation may have reached the service all the same; settling it under the same id, with amount 0 where
-// the request does not run, leaves nothing held.
-func (f *Flow) undecided(ctx context.Context, c *Call, err error) *Denial {
+// the request does not run, leaves nothing held. Where the service is not to blame, it was the request's own deadline that passed.
+func (f *Flow) undecided(c *Call, err error, blame bool) *Denial {
 	closed := c.rule.failClosed(f.cfg.FailClosed)
-	if ctx.Err() == nil && !f.outage.Swap(true) {
+	if blame && !f.outage.Swap(true) {
 		f.log.Warn("usageflow gives no decisions", "error", err, "fail_closed", closed)
 		f.observe(Event{Kind: EventOutage, Err: err})
 	}

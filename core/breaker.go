@@ -1,6 +1,7 @@
 package core
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"sync/atomic"
@@ -43,31 +44,48 @@ func (s *BreakerState) UnmarshalText(text []byte) error {
 	return fmt.Errorf("core: there is no breaker state %q", text)
 }
 
-// breaker stops decisions from waiting for a service that does not answer. While it is open, the sender probes the service every resendPeriod, and any
-// answer to an allocation or a settlement closes it.
+// breaker stops decisions from waiting for a service that does not answer. While it is open, the sender asks once more for the last decision that
+// failed, every resendPeriod, and an answer closes it. No other answer counts: a service may settle and not decide.
 type breaker struct {
 	flow     *Flow
 	isOpen   atomic.Bool
 	failures atomic.Int32 // decisions without an answer, in a row
 	openedAt atomic.Int64 // ns
+	last     atomic.Pointer[undecided]
+}
+
+// undecided is a reservation that got no answer. What became of its request is settled or voided under the same id, whether it is asked for once
+// more or not.
+type undecided struct {
+	alias, id string
+	amount    float64
 }
 
 var errBreakerOpen = errors.New("core: the service does not answer; the breaker is open")
 
 func (b *breaker) open() bool { return b.isOpen.Load() }
 
-// failed notes a decision that got no answer. One for which there was no connection has not waited.
-func (b *breaker) failed(err error) {
-	if !mayHaveReserved(err) || b.failures.Add(1) < breakerThreshold || b.isOpen.Swap(true) {
-		return
+// failed notes a reservation that got no answer, and has waited that long for it. One that has waited for less than a part of Timeout, as its caller would not, says
+// nothing of the service, and nor does one for which there was no connection. It reports whether the service is to blame.
+func (b *breaker) failed(u undecided, waited time.Duration, err error) bool {
+	if errors.Is(err, context.DeadlineExceeded) && waited < b.flow.cfg.Timeout*2/5 || errors.Is(err, context.Canceled) {
+		return false
+	}
+	if !mayHaveReserved(err) {
+		return true
+	}
+	b.last.Store(&u)
+	if b.failures.Add(1) < breakerThreshold || b.isOpen.Swap(true) {
+		return true
 	}
 	b.openedAt.Store(time.Now().UnixNano())
 	b.flow.log.Warn("usageflow does not answer: decisions stop waiting for it, until it does", "in_a_row", breakerThreshold, "error", err)
 	b.flow.observe(Event{Kind: EventBreakerOpened, Err: err})
 	b.flow.sender.retryNow()
+	return true
 }
 
-// answered notes that the service has answered an allocation or a settlement.
+// answered notes that the service has decided.
 func (b *breaker) answered() {
 	if b.failures.Load() != 0 {
 		b.failures.Store(0)
@@ -81,21 +99,19 @@ func (b *breaker) answered() {
 	b.flow.sender.retryNow()
 }
 
-// probe sends the oldest settlement once more, which changes nothing where it was charged, or asks for the configuration
-// where there is none. An answer closes the breaker.
-func (s *sender) probe(now time.Time) {
-	s.lane, s.looked = nil, false // another one than the last time, which may be the one that is stuck
-	if e := s.flow.outbox.first(); e != nil {
-		if err := s.post(e, now); !errors.Is(err, socket.ErrDuplicateID) {
-			return
-		}
+// probe asks once more for the last decision that failed, on another lane than the last time, which may be the one that is stuck.
+func (s *sender) probe() {
+	u := s.flow.breaker.last.Load()
+	s.lane, s.looked = nil, false
+	lane := s.current()
+	if u == nil || lane == nil {
+		return
 	}
-	if lane := s.current(); lane != nil {
-		_ = lane.Post(socket.TypeGetConfig, "probe-"+newIDs(), []byte("null"), (*probe)(&s.flow.breaker)) // the next one is due soon
-	}
+	s.scratch = appendReservation(s.scratch[:0], u.alias, u.id, u.amount)
+	_ = lane.Post(socket.TypeRequestForAllocation, newIDs(), s.scratch, (*probe)(&s.flow.breaker)) // the next one is due soon
 }
 
-// probe is the completion of a probe that is no settlement.
+// probe is the completion of a probe.
 type probe breaker
 
 var _ wire.Completion = (*probe)(nil)

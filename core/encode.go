@@ -24,18 +24,14 @@ func appendReservation(dst []byte, alias, id string, amount float64) []byte {
 	return append(dst, '"', '}')
 }
 
-// appendSettlement appends the payload of the use_allocation of a finished call.
-func (c *Call) appendSettlement(dst []byte, amount float64) []byte {
+// appendSettlement appends the payload of the use_allocation of a finished call, under the id.
+func (c *Call) appendSettlement(dst []byte, id string, amount float64) []byte {
 	dst = append(dst, `{"alias":`...)
 	dst = wire.AppendString(dst, c.alias)
 	dst = append(dst, `,"amount":`...)
 	dst, _ = wire.AppendFloat(dst, amount) // amounts are checked when they are set
 	dst = append(dst, `,"allocationId":`...)
-	if c.granted != "" {
-		dst = wire.AppendString(dst, c.granted)
-	} else {
-		dst = appendUUID(dst, c.ids[:uuidLen])
-	}
+	dst = wire.AppendString(dst, id)
 	dst = append(dst, c.rule.description...)
 	if c.method != jobMethod {
 		dst = append(dst, `,"rawUrl":`...)

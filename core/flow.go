@@ -2,6 +2,7 @@ package core
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -39,6 +40,8 @@ type Flow struct {
 	leases        leases
 	counters      counters
 	shadowLog     logLimiter
+	keepLog       logLimiter
+	kept          [sha256.Size]byte // digest of the configuration in SpoolDir; refresh's, once there is one
 
 	gateOnce  sync.Once
 	warnedJWT bool // owned by refresh

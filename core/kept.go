@@ -26,11 +26,15 @@ func (f *Flow) keyHash() string {
 	return hex.EncodeToString(sum[:])
 }
 
-// keepDescription writes what the service says to SpoolDir, for the next start.
-func (f *Flow) keepDescription(d description) {
+// keepDescription writes what the service says to SpoolDir, for the next start. Where that fails, the next refresh tries it again.
+func (f *Flow) keepDescription(d description, digest [sha256.Size]byte) {
 	if err := writeDurably(filepath.Join(f.cfg.SpoolDir, keptName), marshal(kept{f.keyHash(), d})); err != nil {
-		f.log.Warn("usageflow: the configuration can't be kept for the next start", "error", err)
+		f.keepLog.say(func(int64) {
+			f.log.Warn("usageflow: the configuration can't be kept for the next start", "error", err)
+		})
+		return
 	}
+	f.kept = digest
 }
 
 // useKeptDescription puts the configuration in force that an earlier process has kept.
@@ -44,7 +48,10 @@ func (f *Flow) useKeptDescription() {
 		err = json.Unmarshal(text, &k)
 	}
 	if err == nil && k.Key != f.keyHash() {
-		return // of another application
+		if n := f.outbox.spool.queue.Len(); n > 0 {
+			f.log.Warn("usageflow: SpoolDir was another key's; the settlements in it are sent under this one", "count", n)
+		}
+		return // of another application, or of this one before it got another key
 	}
 	var c *configuration
 	if err == nil {
@@ -55,6 +62,7 @@ func (f *Flow) useKeptDescription() {
 		return
 	}
 	f.use(c)
+	f.kept = c.digest
 	f.openGate()
 }
 

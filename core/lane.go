@@ -3,6 +3,7 @@ package core
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"hash/fnv"
 	"sync"
 	"time"
@@ -69,9 +70,6 @@ func (l *callLanes) Post(typ, id string, payload []byte, done wire.Completion) e
 	if err != nil {
 		return err
 	}
-	if key == "" {
-		key = id
-	}
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(key)) // a hash takes everything
 	select {
@@ -94,7 +92,7 @@ func typedPayload(typ string, payload []byte) (typed any, allocation string, err
 		err = json.Unmarshal(payload, &u)
 		return &u, u.AllocationID, err
 	}
-	return nil, "", nil
+	return nil, "", fmt.Errorf("core: no payload of type %s goes over a lane", typ)
 }
 
 func (l *callLanes) work(queue chan callLanePost) {

@@ -3,12 +3,11 @@ package core
 import (
 	"context"
 	"math"
-	"strconv"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/usageflow/usageflow-go-middleware/internal/wire"
 	"github.com/usageflow/usageflow-go-middleware/socket"
 )
 
@@ -45,26 +44,20 @@ type lease struct {
 	mu     sync.Mutex // guards what follows. The outbox's may be taken while it is held
 	gone   bool       // it is forgotten
 	slices []*slice   // to spend from, in this order
-	asking chan struct{}
-	left   float64 // what the service says is left; negative: it does not
+	over   []*slice   // that are not settled, as requests which they let in still run
+	asking *asking    // for the next slice; nil: nobody does
+	left   float64    // what the service says is left; negative: it does not
 
 	since time.Time // requests are counted from here on
 	count float64
 	rate  float64 // amounts a second, in the time before
 }
 
-// slice is an amount that is reserved and not spent.
-type slice struct {
-	lease      *lease
-	settlement *settlement // of what was spent; it accrues until the slice is over
-
-	// Guarded by the lease's mu.
-	left    float64
-	full    float64
-	until   time.Time
-	over    bool // nothing is spent from it any more
-	running int  // requests that were let in by it and have not ended
-	settled bool
+// asking is the reservation of a slice that is on its way.
+type asking struct {
+	done    chan struct{} // closed when it was answered, or was not
+	granted bool          // set before, as err is
+	err     error         // there is no answer
 }
 
 // get returns the lease of a call's ledger; nil where there are too many.
@@ -82,44 +75,34 @@ func (ls *leases) get(c *Call) *lease {
 	return v.(*lease)
 }
 
-// spend lets c in if a slice has room for it. If none has, it reserves one, or waits for the one that is on its way, where slices
-// pay; else, and where the service grants none, it reports false, and c is to be decided by itself. An error means that there is no answer.
+// spend lets c in if a slice has room for it. If none has, it waits for one that is reserved, where slices pay; else, and where the service grants
+// none, it reports false, and c is to be decided by itself. An error means that there is no answer.
 func (l *lease) spend(ctx context.Context, c *Call) (spent bool, err error) {
-	for now, first := c.start, true; ; now, first = time.Now(), false {
+	l.mu.Lock()
+	l.countLocked(c)
+	l.mu.Unlock()
+	for now := c.start; ; now = time.Now() {
 		l.mu.Lock()
-		if l.gone {
-			l.mu.Unlock()
-			return false, nil
+		spent := l.takeLocked(c, now)
+		if !spent && l.asking == nil && l.flow.refusals.get(l.alias, c.reserved, now) == nil {
+			l.askLocked(c.reserved)
 		}
-		if first {
-			l.countLocked(c)
-		}
-		if l.takeLocked(c, now) {
-			return true, nil // it has unlocked
-		}
-		size := l.sizeLocked(c.reserved)
-		if size <= c.reserved || l.flow.breaker.open() || l.flow.refusals.get(l.alias, c.reserved, now) != nil {
-			l.mu.Unlock()
-			return false, nil
-		}
-		wait := l.asking
-		if wait == nil {
-			l.asking = make(chan struct{})
-			l.mu.Unlock()
-			if granted, err := l.reserve(ctx, size, c.start); !granted {
-				return false, err
-			}
-			continue
-		}
+		next := l.asking
 		l.mu.Unlock()
-		if err := l.await(ctx, wait, c.start); err != nil {
+		if spent || next == nil {
+			return spent, nil
+		}
+		if err := l.await(ctx, next, c.start); err != nil {
 			return false, err
+		}
+		if !next.granted {
+			return false, next.err
 		}
 	}
 }
 
-// await waits until the reservation that is on its way was answered, for no longer than a request that has begun at start may wait.
-func (l *lease) await(ctx context.Context, answered chan struct{}, start time.Time) error {
+// await waits for a slice, for no longer than a request that has begun at start may wait.
+func (l *lease) await(ctx context.Context, next *asking, start time.Time) error {
 	timer := time.NewTimer(time.Until(start.Add(l.flow.cfg.Timeout)))
 	defer timer.Stop()
 	deadline := ctx
@@ -127,7 +110,7 @@ func (l *lease) await(ctx context.Context, answered chan struct{}, start time.Ti
 		deadline = context.Background() // a client that hangs up must not get past the limit
 	}
 	select {
-	case <-answered:
+	case <-next.done:
 		return nil
 	case <-timer.C:
 	case <-deadline.Done():
@@ -159,107 +142,110 @@ func (l *lease) sizeLocked(amount float64) float64 {
 	return math.Floor(size/amount) * amount
 }
 
-// takeLocked takes c's amount out of a slice, and gives the lock back if it can. Before a slice is empty the next is on its way.
+// takeLocked takes c's amount out of a slice. Before the last one is empty, the next is on its way.
 func (l *lease) takeLocked(c *Call, now time.Time) bool {
 	for len(l.slices) > 0 {
 		s := l.slices[0]
-		if now.Before(s.until) && s.left >= c.reserved {
-			s.left -= c.reserved
-			s.running++
-			c.slice, c.granted = s, s.settlement.id
-			c.known.Store(true)
+		if now.Before(s.until) && s.take(c) {
 			if len(l.slices) == 1 && s.left < s.full/4 && l.asking == nil {
-				l.askAheadLocked(c.reserved)
+				l.askLocked(c.reserved)
 			}
-			l.mu.Unlock()
 			return true
 		}
 		l.slices = l.slices[1:]
-		s.endLocked()
+		s.closeLocked()
 	}
 	return false
 }
 
-// askAheadLocked reserves the next slice in a goroutine of its own, which Shutdown waits for as for a decision.
-func (l *lease) askAheadLocked(amount float64) {
+// askLocked reserves a slice for calls of that amount, where that pays, in a goroutine of its own, which Shutdown waits for as for a decision.
+func (l *lease) askLocked(amount float64) {
 	size := l.sizeLocked(amount)
-	if size <= amount || l.flow.breaker.open() {
+	if l.gone || size <= amount || l.flow.breaker.open() || l.flow.stopped.Load() {
 		return
 	}
-	l.asking = make(chan struct{})
+	e := newSliceSettlement(l, size)
+	if !l.flow.outbox.hasRoom(e) {
+		return
+	}
+	l.asking = &asking{done: make(chan struct{})}
 	l.flow.deciding.Add(1)
-	go func() {
+	go func(next *asking) {
 		defer l.flow.decisionOver()
-		_, _ = l.reserve(context.Background(), size, time.Now()) // without it, the next request asks
-	}()
+		l.reserve(e, next)
+	}(l.asking)
 }
 
-// reserve reserves a slice. Who calls it has set asking. An error means that there is no answer, in the time that a request which has
-// begun at start may wait.
-func (l *lease) reserve(ctx context.Context, size float64, start time.Time) (granted bool, err error) {
-	ids := newIDs()
-	ctx, cancel := context.WithDeadline(ctx, start.Add(l.flow.cfg.Timeout))
-	defer cancel()
-	resp, err := l.flow.ask(ctx, &socket.UsageFlowSocketMessage{
+// reserve reserves a slice, of which e is the settlement.
+func (l *lease) reserve(e *settlement, next *asking) {
+	sent := time.Now()
+	resp, err := l.flow.ask(context.Background(), &socket.UsageFlowSocketMessage{
 		Type:    socket.TypeRequestForAllocation,
-		Payload: &socket.RequestForAllocation{Alias: l.alias, Amount: size, AllocationID: ids[:uuidLen]},
+		Payload: &socket.RequestForAllocation{Alias: l.alias, Amount: e.reserved, AllocationID: e.id},
 	})
+	if err != nil {
+		l.flow.breaker.failed(undecided{l.alias, e.id, e.reserved}, time.Since(sent), err)
+	} else {
+		l.flow.breaker.answered()
+		l.flow.decided()
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	close(l.asking)
+	defer close(next.done)
 	l.asking = nil
-	e := &settlement{flow: l.flow, alias: l.alias, id: ids[:uuidLen], reserveID: ids, reserved: size, lease: l}
-	e.known.Store(true)
-	if err != nil {
-		l.flow.breaker.failed(err)
+	switch {
+	case err != nil:
+		next.err = err
 		if mayHaveReserved(err) {
-			e.payload = l.payload(e)
-			if l.flow.outbox.add(e) == inMemory {
-				l.flow.sender.retryNow()
-			}
+			l.giveBack(e)
 		}
-		return false, err
-	}
-	l.flow.breaker.answered()
-	l.flow.decided()
-	now := time.Now()
-	reset := l.noteLocked(resp.Payload, now)
-	if resp.Refused() {
+	case resp.Refused():
+		l.noteLocked(resp.Payload, sent)
 		l.left = max(l.left, 0) // without a number, go on one by one
-		return false, nil
-	}
-	if payload, ok := resp.Payload.(map[string]any); ok {
-		if id, ok := payload["allocationId"].(string); ok && id != "" && len(id) <= maxIdentityBytes {
+	default:
+		until := l.noteLocked(resp.Payload, sent)
+		if id := grantedID(resp.Payload); id != "" {
 			e.id = id
 		}
+		s := &slice{lease: l, settlement: e, left: e.reserved, full: e.reserved, until: until, running: make(map[*Call]bool)}
+		e.accruing = true
+		if l.flow.stopped.Load() || !sent.Before(until) || l.flow.outbox.add(e) != inMemory {
+			e.accruing = false
+			l.giveBack(e)
+			return
+		}
+		l.slices = append(l.slices, s)
+		next.granted = true
 	}
-	e.accruing = true
-	s := &slice{lease: l, settlement: e, left: size, full: size, until: now.Add(sliceLife)}
-	if !reset.IsZero() && reset.Before(s.until) {
-		s.until = reset
-	}
-	if l.flow.outbox.add(e) != inMemory {
-		return false, nil // what is reserved expires: there is no room to remember it
-	}
-	if l.flow.stopped.Load() {
-		s.endLocked()
-		return false, nil
-	}
-	l.slices = append(l.slices, s)
-	return true, nil
 }
 
-// noteLocked reads what a reply says of the limit, and returns when it is reset, the zero time if that is not said.
-func (l *lease) noteLocked(payload any, now time.Time) (reset time.Time) {
+// giveBack voids a slice that nobody has spent from. Without room for that, it expires at the service by itself.
+func (l *lease) giveBack(e *settlement) {
+	e.payload = l.payload(e)
+	if l.flow.outbox.add(e) == inMemory {
+		l.flow.sender.retryNow()
+	}
+}
+
+// noteLocked reads what the reply to a message that went out at sent says of the limit, and returns until when a slice may be spent from: the reset, by
+// the service's own clock where that tells it, and sliceLife at most.
+func (l *lease) noteLocked(payload any, sent time.Time) (until time.Time) {
 	fields, _ := payload.(map[string]any)
 	l.left = -1
 	if left, ok := fields["remaining"].(float64); ok {
 		l.left = max(left, 0)
 	}
-	if r := newRefusal(0, "", payload, now); r.resetKnown {
-		return r.until
+	until = sent.Add(sliceLife)
+	if reset, ok := fields["resetAt"].(float64); ok && reset >= 0 && reset < 1<<53 {
+		at := time.UnixMilli(int64(reset))
+		if now, ok := fields["now"].(float64); ok && now >= 0 && now < 1<<53 {
+			at = sent.Add(time.Duration(reset-now) * time.Millisecond)
+		}
+		if at.Before(until) {
+			until = at
+		}
 	}
-	return time.Time{}
+	return until
 }
 
 // note reads the reply to a call's own reservation.
@@ -269,57 +255,9 @@ func (l *lease) note(payload any) {
 	l.noteLocked(payload, time.Now())
 }
 
-// endLocked ends a slice. When its last request has ended, it is settled, and what was not spent goes back.
-func (s *slice) endLocked() {
-	s.over = true
-	s.settleLocked()
-}
-
-func (s *slice) settleLocked() {
-	if !s.over || s.running > 0 || s.settled {
-		return
-	}
-	s.settled = true
-	s.lease.flow.outbox.accrued(s.settlement)
-	s.lease.flow.sender.retryNow()
-}
-
-// ended notes that a request which the slice let in has ended, and what it is charged.
-func (s *slice) ended(reserved, amount float64) {
-	s.lease.mu.Lock()
-	defer s.lease.mu.Unlock()
-	s.running--
-	s.left += reserved - amount // what it did not need is for others
-	s.lease.flow.outbox.accrue(s.settlement, amount)
-	s.settleLocked()
-}
-
-// lost notes that the settlement of a request is lost.
-func (s *slice) lost() {
-	s.lease.mu.Lock()
-	defer s.lease.mu.Unlock()
-	s.running--
-	s.settleLocked()
-}
-
-// payload is the settlement of a slice as it stands.
-func (l *lease) payload(e *settlement) []byte {
-	dst := append([]byte(nil), `{"alias":`...)
-	dst = wire.AppendString(dst, l.alias)
-	dst = append(dst, `,"amount":`...)
-	dst, _ = wire.AppendFloat(dst, e.amount) // amounts are checked when they are set
-	dst = append(dst, `,"allocationId":`...)
-	dst = wire.AppendString(dst, e.id)
-	dst = append(dst, l.rule.description...)
-	dst = append(dst, `,"requests":`...)
-	dst = strconv.AppendInt(dst, e.weight(), 10)
-	dst = append(dst, `,"timestamp":"`...)
-	dst = time.Now().UTC().AppendFormat(dst, time.RFC3339)
-	return append(dst, `"}}`...)
-}
-
-// sweep ends the slices whose time is over, and all of them where all is set, and forgets idle leases.
-func (ls *leases) sweep(now time.Time, all bool) {
+// sweep ends the slices whose time is over, and all of them where all is set, and forgets idle leases. It returns requests that outlast their slice, which
+// are to get reservations of their own, so that it can be settled.
+func (ls *leases) sweep(now time.Time, all bool) (outlasting []*Call) {
 	ls.byAlias.Range(func(key, v any) bool {
 		l := v.(*lease)
 		l.mu.Lock()
@@ -327,12 +265,17 @@ func (ls *leases) sweep(now time.Time, all bool) {
 		for len(l.slices) > 0 && (all || !now.Before(l.slices[0].until)) {
 			s := l.slices[0]
 			l.slices = l.slices[1:]
-			s.endLocked()
+			s.closeLocked()
 		}
-		if len(l.slices) == 0 && l.asking == nil && now.Sub(l.since) > leaseIdle && ls.byAlias.CompareAndDelete(key, v) {
+		l.over = slices.DeleteFunc(l.over, func(s *slice) bool { return s.settled })
+		for _, s := range l.over {
+			outlasting = s.outlastingLocked(outlasting, now)
+		}
+		if len(l.slices)+len(l.over) == 0 && l.asking == nil && now.Sub(l.since) > leaseIdle && ls.byAlias.CompareAndDelete(key, v) {
 			l.gone = true
 			ls.size.Add(-1)
 		}
 		return true
 	})
+	return outlasting
 }

@@ -224,6 +224,48 @@ func TestLeaseWithoutAnAnswer(t *testing.T) {
 	})
 }
 
+// A request that outlasts its slice gets a reservation of its own, so that the slice can be settled; what it costs is charged under that, or with the
+// slice where it ends before, and nothing stays held.
+func TestRequestsOutlastTheirSlice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := bubble(t, leaseReports(100_000), leased)
+		handler := h.route("/reports", ok)
+		var running sync.WaitGroup
+		for i := range 200 {
+			if i%20 == 19 { // they last 0 to 3 s, with the slices' end and the reservation in between
+				running.Go(func() {
+					h.do(h.route("/reports", func(_ http.ResponseWriter, r *http.Request) {
+						core.FromContext(r.Context()).SetAmount(2)
+						pass(time.Duration(i) * 15 * time.Millisecond)
+					}), get("/reports"))
+				})
+			}
+			h.do(handler, get("/reports"))
+			pass(time.Millisecond)
+		}
+		pass(2500 * time.Millisecond) // one or two still run
+		synctest.Wait()
+		if s := h.flow.Stats(); s.Pending > 3 {
+			t.Errorf("%d requests are pending: %+v", s.Pending, s)
+		}
+		running.Wait()
+		pass(3 * time.Second)
+		synctest.Wait()
+		if s := h.flow.Stats(); s.Settled != 210 || s.Pending != 0 || s.Amount != 220 {
+			t.Errorf("stats %+v", s)
+		}
+		_, used, settlements := reservedAndUsed(h.srv)
+		ids := map[string]bool{}
+		for _, m := range h.srv.Messages(socket.TypeRequestForAllocation) {
+			ids[m.Allocation().AllocationID] = true
+		}
+		if used != 220 || settlements != len(ids) {
+			t.Errorf("used %v, %d settlements of %d reservations", used, settlements, len(ids))
+		}
+		check(t, h.srv)
+	})
+}
+
 // The amounts of a slice that is not over are on disk: a kill loses none that Stats calls spooled.
 func TestSpooledSlices(t *testing.T) {
 	dir := t.TempDir()

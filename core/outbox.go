@@ -113,6 +113,13 @@ func (o *outbox) add(e *settlement) placement {
 	return inMemory
 }
 
+// hasRoom reports whether add would take e.
+func (o *outbox) hasRoom(e *settlement) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return !o.closed && o.bytes+e.size() <= o.flow.cfg.MaxPendingBytes
+}
+
 // linkLocked puts e at the end of the list.
 func (o *outbox) linkLocked(e *settlement) {
 	e.open, e.older = true, o.newest
@@ -131,17 +138,6 @@ func (o *outbox) retry(e *settlement, at time.Time) {
 	e.dueAt = at
 }
 
-// first returns the oldest settlement in memory that can be sent, nil if there is none.
-func (o *outbox) first() *settlement {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	e := o.oldest
-	for e != nil && e.accruing {
-		e = e.newer
-	}
-	return e
-}
-
 // accrue adds a request to a slice's settlement.
 func (o *outbox) accrue(e *settlement, amount float64) {
 	o.mu.Lock()
@@ -157,8 +153,8 @@ func (o *outbox) accrue(e *settlement, amount float64) {
 	}
 }
 
-// accrued says that no request is added to e any more: it can be sent.
-func (o *outbox) accrued(e *settlement) {
+// seal says that no request is added to e any more: it can be sent.
+func (o *outbox) seal(e *settlement) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	e.payload = e.lease.payload(e)
@@ -197,9 +193,6 @@ var _ wire.Completion = (*settlement)(nil)
 
 // Complete implements wire.Completion.
 func (e *settlement) Complete(reply *wire.Reply, err error) {
-	if err == nil {
-		e.flow.breaker.answered()
-	}
 	switch {
 	case err != nil:
 		e.flow.outbox.retry(e, time.Time{})

@@ -58,8 +58,9 @@ func (f *Flow) refreshOnce() error {
 		f.refreshError.Store(&err)
 		return err
 	}
-	if f.use(c) && f.cfg.SpoolDir != "" {
-		f.keepDescription(d)
+	f.use(c)
+	if f.cfg.SpoolDir != "" && f.kept != c.digest {
+		f.keepDescription(d, c.digest)
 	}
 	return nil
 }
@@ -94,13 +95,13 @@ func (f *Flow) logRefresh(err error) {
 	}
 }
 
-// use puts a configuration in force, all of it at once. It reports whether it is another one than before.
-func (f *Flow) use(c *configuration) (changed bool) {
+// use puts a configuration in force, all of it at once.
+func (f *Flow) use(c *configuration) {
 	f.refusals.clear() // the limits themselves are not part of it: one may have been raised
 	old := f.configuration.Load()
 	if old != nil && old.digest == c.digest {
 		f.observe(Event{Kind: EventConfigured})
-		return false // what was derived from the old one holds
+		return // what was derived from the old one holds
 	}
 	if old != nil {
 		c.learnRoutes(old)
@@ -118,7 +119,6 @@ func (f *Flow) use(c *configuration) (changed bool) {
 		f.log.Warn("usageflow: a policy takes identities from JWTs, and Config.VerifyJWT is not set: anyone can claim any name")
 	}
 	f.observe(Event{Kind: EventConfigured})
-	return true
 }
 
 func (c *configuration) readsTokens() bool {

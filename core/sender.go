@@ -86,10 +86,12 @@ func (s *sender) run() {
 			runtime.Gosched()
 			s.batch(s.retry.Swap(false))
 		case <-tick.C:
-			s.flow.leases.sweep(time.Now(), false)
+			for _, c := range s.flow.leases.sweep(time.Now(), false) {
+				s.reserveOutlasting(c)
+			}
 			s.batch(true)
 			if s.flow.breaker.open() {
-				s.probe(time.Now())
+				s.probe()
 			}
 		case <-s.flow.ctx.Done():
 			if s.flow.outbox.spool != nil {
@@ -152,7 +154,7 @@ func (s *sender) drop(c *Call, why string) {
 	c.release()
 	s.flow.outbox.drop(c.alias, c.AllocationID(), 1, why)
 	if c.slice != nil {
-		c.slice.lost()
+		c.slice.requestLost(c)
 	}
 }
 
@@ -185,6 +187,14 @@ func (s *sender) reserve(c *Call) {
 	}
 }
 
+// reserveOutlasting sends a reservation of its own for a request that outlasts its slice.
+func (s *sender) reserveOutlasting(c *Call) {
+	if lane := s.current(); lane != nil {
+		s.scratch = appendReservation(s.scratch[:0], c.alias, c.ids[:uuidLen], c.reserved)
+		_ = lane.Post(socket.TypeRequestForAllocation, newIDs(), s.scratch, (*outlasting)(c)) // it is tried again
+	}
+}
+
 // postReservation posts a reservation. A service that answers none of them must not make us remember all: where too many
 // wait for their answer, further ones go without asking for one.
 func (s *sender) postReservation(lane wire.Lane, messageID, alias string, amount float64, done wire.Completion) error {
@@ -205,13 +215,16 @@ func (s *sender) settle(c *Call, now time.Time) {
 	amount, told := c.charge()
 	s.flow.noteTelling(c, told)
 	defer c.release()
+	id := c.AllocationID()
 	if c.slice != nil {
-		c.slice.ended(c.reserved, amount)
-		return
+		if c.slice.requestEnded(c, amount) {
+			return
+		}
+		id = c.ids[:uuidLen]
 	}
-	s.scratch = c.appendSettlement(s.scratch[:0], amount)
+	s.scratch = c.appendSettlement(s.scratch[:0], id, amount)
 	e := &settlement{
-		flow: s.flow, alias: c.alias, id: c.AllocationID(), reserveID: c.ids, reserved: c.reserved, amount: amount,
+		flow: s.flow, alias: c.alias, id: id, reserveID: c.ids, reserved: c.reserved, amount: amount,
 		payload: append(make([]byte, 0, len(s.scratch)), s.scratch...),
 		lane:    c.lane,
 	}
@@ -295,7 +308,6 @@ func (r *reservation) Complete(reply *wire.Reply, err error) {
 		c.unreserved.Store(true) // it goes out again before the settlement
 		return
 	}
-	c.flow.breaker.answered()
 	c.known.Store(true)
 	if e := c.settlement.Load(); e != nil {
 		e.known.Store(true)
@@ -325,7 +337,6 @@ func (r *lateReservation) Complete(reply *wire.Reply, err error) {
 	if err != nil {
 		return
 	}
-	r.flow.breaker.answered()
 	r.known.Store(true)
 	if reply != nil && reply.Refused() {
 		r.flow.lateDenial(r.alias, r.id)
@@ -335,7 +346,7 @@ func (r *lateReservation) Complete(reply *wire.Reply, err error) {
 // voidLost gives back what may be held for a request that was turned away without an answer.
 func (f *Flow) voidLost(c *Call) {
 	c.status = http.StatusServiceUnavailable
-	e := &settlement{flow: f, alias: c.alias, id: c.AllocationID(), reserved: c.reserved, payload: c.appendSettlement(nil, 0)}
+	e := &settlement{flow: f, alias: c.alias, id: c.AllocationID(), reserved: c.reserved, payload: c.appendSettlement(nil, c.AllocationID(), 0)}
 	e.known.Store(true)
 	if f.outbox.add(e) == inMemory {
 		f.sender.retryNow()
@@ -345,5 +356,8 @@ func (f *Flow) voidLost(c *Call) {
 
 // mayHaveReserved reports whether a reservation that failed with err may have reached the service.
 func mayHaveReserved(err error) bool {
+	if _, ok := err.(errNoSlice); ok { //nolint:errorlint // it is not wrapped
+		return false
+	}
 	return !errors.Is(err, socket.ErrNotConnected) && !errors.Is(err, socket.ErrQueueFull) && !errors.Is(err, socket.ErrClosed) && !errors.Is(err, errBreakerOpen)
 }

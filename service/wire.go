@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"strings"
+	"time"
 
 	"github.com/usageflow/usageflow-go-middleware/socket"
 )
@@ -137,6 +138,7 @@ type limitReply struct {
 	ResetAt       int64   `json:"resetAt"` // Unix ms
 	WindowSeconds int64   `json:"windowSeconds"`
 	Policy        string  `json:"policy"`
+	Now           int64   `json:"now"` // by the service's clock, Unix ms
 }
 
 // reply turns a decision into what is sent.
@@ -144,7 +146,7 @@ func (d *Decision) reply(id string) *socket.UsageFlowSocketResponse {
 	payload := allocationReply{}
 	if d.Limited {
 		payload.limitReply = &limitReply{
-			Limit: d.Limit.Units(), Remaining: d.Remaining.Units(), ResetAt: d.ResetAt.UnixMilli(), WindowSeconds: d.WindowSeconds, Policy: d.Policy,
+			Limit: d.Limit.Units(), Remaining: d.Remaining.Units(), ResetAt: d.ResetAt.UnixMilli(), WindowSeconds: d.WindowSeconds, Policy: d.Policy, Now: time.Now().UnixMilli(),
 		}
 	}
 	if !d.Allowed {

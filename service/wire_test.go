@@ -50,7 +50,10 @@ func TestAllocations(t *testing.T) {
 	const alias = "GET /api/reports ann"
 
 	a := ask(t, ws, reserveText("1", alias, "a1", 4))
-	want := map[string]any{"allocationId": "a1", "limit": 5.0, "remaining": 1.0, "resetAt": a.Payload["resetAt"], "windowSeconds": 60.0, "policy": "GET /api/reports"}
+	want := map[string]any{"allocationId": "a1", "limit": 5.0, "remaining": 1.0, "resetAt": a.Payload["resetAt"], "windowSeconds": 60.0, "policy": "GET /api/reports", "now": a.Payload["now"]}
+	if now, _ := a.Payload["now"].(float64); time.Since(time.UnixMilli(int64(now))).Abs() > time.Minute {
+		t.Errorf("now is %v", a.Payload["now"])
+	}
 	if a.Type != "request_for_allocation" || a.ReplyTo != "1" || a.ID != "1" || a.Error != "" || !reflect.DeepEqual(a.Payload, want) {
 		t.Errorf("allowed: %+v", a)
 	}
@@ -60,7 +63,7 @@ func TestAllocations(t *testing.T) {
 	}
 	a = ask(t, ws, reserveText("2", alias, "a2", 2))
 	delete(want, "allocationId")
-	want["resetAt"] = a.Payload["resetAt"]
+	want["resetAt"], want["now"] = a.Payload["resetAt"], a.Payload["now"]
 	if a.Type != "error" || a.ReplyTo != "2" || a.Error != "rate_limit_exceeded" || a.Message == "" || !reflect.DeepEqual(a.Payload, want) {
 		t.Errorf("denied: %+v", a)
 	}

@@ -108,10 +108,10 @@ func (f *findings) connection(ctx context.Context, target, key string) bool {
 	u, err := url.Parse(target)
 	switch {
 	case err != nil || u.Host == "":
-		f.fail("--url %q is no URL; it looks like ws://localhost:9000/ws", target)
+		f.fail("--url is no URL; one looks like ws://localhost:9000/ws")
 		return false
 	case u.Scheme != "ws" && u.Scheme != "wss":
-		f.fail("--url %s does not begin with ws:// or wss://", target)
+		f.fail("--url %s does not begin with ws:// or wss://", u.Redacted())
 		return false
 	case key == "":
 		f.fail("there is no key: set %s to the application's", core.EnvAPIKey)
@@ -127,7 +127,7 @@ func (f *findings) connection(ctx context.Context, target, key string) bool {
 		return false
 	}
 	_ = ws.Close() // it has served
-	f.ok("the service at %s takes the key (connected in %v)", target, took.Round(time.Millisecond/10))
+	f.ok("the service at %s takes the key (connected in %v)", u.Redacted(), took.Round(time.Millisecond/10))
 	f.clock(ctx, target)
 	return true
 }

@@ -64,6 +64,7 @@ type counted struct {
 	low, high float64 // what the service has charged of theirs is between these
 	charged   float64 // what it says
 	exact     bool    // nothing was on its way meanwhile
+	admitted  int64
 }
 
 func (c *comparison) run(ctx context.Context, watch time.Duration) {
@@ -71,11 +72,11 @@ func (c *comparison) run(ctx context.Context, watch time.Duration) {
 	for _, from := range c.stats {
 		s, err := fetchStats(ctx, from)
 		if err != nil {
-			c.fail("--stats %s: %v", from, err)
+			c.fail("--stats %s: %v", redacted(from), err)
 			healthy = false
 			continue
 		}
-		c.look(from, s)
+		c.look(redacted(from), s)
 	}
 	if !healthy || !c.findApplication(ctx) {
 		return
@@ -161,17 +162,18 @@ func (c *comparison) findApplication(ctx context.Context) bool {
 // sample reads the counts before and after the service's, and tries a few times to find a moment in which nothing is on its way.
 func (c *comparison) sample(ctx context.Context) (s counted, err error) {
 	for range 20 {
-		before, _, err := c.sum(ctx)
+		before, _, admitted, err := c.sum(ctx)
 		if err != nil {
 			return s, err
 		}
 		if s.charged, err = c.charged(ctx); err != nil {
 			return s, err
 		}
-		after, way, err := c.sum(ctx)
+		after, way, _, err := c.sum(ctx)
 		if err != nil {
 			return s, err
 		}
+		s.admitted = admitted
 		s.low, s.high, s.exact = before, after+way, before == after && way == 0
 		if s.exact {
 			break
@@ -185,13 +187,14 @@ func (c *comparison) sample(ctx context.Context) (s counted, err error) {
 	return s, nil
 }
 
-// sum is what all processes have settled, and about what is on its way.
-func (c *comparison) sum(ctx context.Context) (settled, way float64, err error) {
+// sum is what all processes have settled, about what is on its way, and how many requests they have admitted.
+func (c *comparison) sum(ctx context.Context) (settled, way float64, admitted int64, err error) {
 	for _, from := range c.stats {
 		s, err := fetchStats(ctx, from)
 		if err != nil {
-			return 0, 0, fmt.Errorf("--stats %s: %w", from, err)
+			return 0, 0, 0, fmt.Errorf("--stats %s: %w", redacted(from), err)
 		}
+		admitted += s.Admitted
 		settled += s.Amount
 		each := 1.0
 		if s.Settled > 0 {
@@ -199,7 +202,7 @@ func (c *comparison) sum(ctx context.Context) (settled, way float64, err error) 
 		}
 		way += each * float64(s.Pending+s.Spooled)
 	}
-	return settled, way, nil
+	return settled, way, admitted, nil
 }
 
 // charged is what the service has charged the application in these hours.
@@ -237,6 +240,10 @@ func (c *comparison) compare(first, second counted, watch time.Duration) {
 		c.ok("in %v the service has charged %s %.6g, and the processes say the same", watch, c.application, charged)
 	case charged >= low-rounding && charged <= high+rounding:
 		c.ok("in %v the service has charged %s %.6g, which agrees with the processes, as far as can be told while requests are on their way (%.6g to %.6g)", watch, c.application, charged, math.Max(low, 0), high)
+	case second.admitted < first.admitted:
+		c.warn("a process has begun anew meanwhile: the counts can't be compared; try again")
+	case !first.exact || !second.exact:
+		c.warn("in %v the service has charged %s %.6g, and the processes have settled %.6g to %.6g: whether these agree can't be told while requests are on their way; try again with a longer --for", watch, c.application, charged, math.Max(low, 0), high)
 	case charged > high:
 		c.fail("in %v the service has charged %s %.6g, and the processes have settled %.6g at most: another process has this application's key, which --stats does not name", watch, c.application, charged, high)
 	default:
@@ -244,8 +251,18 @@ func (c *comparison) compare(first, second counted, watch time.Duration) {
 	}
 }
 
-func fetchStats(ctx context.Context, from string) (s core.Stats, err error) {
-	return s, fetchJSON(ctx, from, "", &s)
+func fetchStats(ctx context.Context, from string) (core.Stats, error) {
+	var s core.Stats
+	err := fetchJSON(ctx, from, "", &s)
+	return s, err
+}
+
+// redacted is a URL without the password in it.
+func redacted(text string) string {
+	if u, err := url.Parse(text); err == nil {
+		return u.Redacted()
+	}
+	return "(no URL)"
 }
 
 // fetchAPI reads what the service's HTTP API has at a path.

@@ -81,14 +81,13 @@ func (s *Store) startFilter() {
 		return
 	}
 	f := newFilter(2 * n)
-	switch {
-	case n == 0:
+	if n == 0 {
 		s.filter = f
-	default:
-		s.filling = f
-		s.wg.Add(1)
-		go s.fillFilter(f)
+		return
 	}
+	s.filling = f
+	s.wg.Add(1)
+	go s.fillFilter(f)
 }
 
 // fillFilter reads all keys, beside what the committer adds meanwhile.

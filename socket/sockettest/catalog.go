@@ -119,6 +119,7 @@ func (l *limit) reserve(id string, amount float64, now time.Time) (fields map[st
 		"limit":         l.n,
 		"remaining":     l.n - l.reserved,
 		"resetAt":       l.resetAt.UnixMilli(),
+		"now":           now.UnixMilli(),
 		"windowSeconds": l.window.Seconds(),
 	}, ok
 }
