@@ -169,7 +169,8 @@ func (c *Call) Request(r *http.Request) *http.Request {
 	return inner
 }
 
-// AllocationID is the id under which the call is reserved and settled.
+// AllocationID is the id under which the call is reserved and settled. With Config.Lease, requests may have it in common, and one that lasts longer than
+// a second or two may be settled under another.
 func (c *Call) AllocationID() string {
 	if c == nil {
 		return ""

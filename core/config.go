@@ -55,10 +55,11 @@ type Config struct {
 	// FailClosed answers rate-limited requests with 503 when the service gives no decision. By default they pass. A policy may
 	// say otherwise for its routes.
 	FailClosed bool
-	// Lease reserves amounts ahead on limited ledgers that are busy (8 requests a second and more), so that most of their requests wait for no
-	// round trip. What is reserved is never more than a quarter of what is left, and goes back after a second at most; until then it is not
-	// there for other processes, which may be denied meanwhile. No limit is exceeded by that. The requests of one slice are settled together,
-	// under one allocation id, without a path, client and status of their own.
+	// Lease reserves amounts ahead, in slices, on limited ledgers that are busy (8 requests a second and more), so that most of their requests wait for
+	// no round trip. A slice is at most a quarter of what the service says is left, and 16 requests' where it does not say; it is spent for a second at
+	// most, and never past the window's reset. What is not spent goes back when its last request has ended, or a second or two later; until then it is
+	// not there for other processes, which may be denied meanwhile. No limit is exceeded by that. The requests of one slice have one
+	// AllocationID, and are settled together, without a path, client and status of their own; EventSettled comes once for them.
 	Lease bool
 	// OnDeny answers in place of the flow, with whatever status; d says what the flow would (d.ServeHTTP answers so). The
 	// denial's header fields are set before it is called, on the request's own goroutine, and many calls may run at the same
@@ -83,16 +84,17 @@ type Config struct {
 	MaxBodyBytes int64
 	// MaxMemoryBytes bounds the memory of all that the flow holds, as it estimates it: requests that run (2 KiB each, with what is captured of them and
 	// the bodies that an identity is looked for in), settlements, and what it remembers of the service's answers. A request for which there is no
-	// room passes; its usage is dropped, counted and logged. Default 256 MiB, or four times MaxPendingBytes where that is more.
+	// room passes, without a decision too, unless it is to fail closed; its usage is dropped, counted and logged. Default 256 MiB, or four times MaxPendingBytes where that is more.
 	MaxMemoryBytes int64
-	// MaxPendingBytes is the part of it for settlements that the service has not confirmed. Past it, new ones go to SpoolDir alone; without that
-	// they are dropped, counted and logged. Default: a quarter, 64 MiB; at most half.
+	// MaxPendingBytes is the part of it for settlements that the service has not confirmed. With SpoolDir, those that come when half of it is taken go to
+	// disk alone. Past it, new ones are dropped, counted and logged. Default: a quarter, 64 MiB; at most half.
 	MaxPendingBytes int64
 	// SpoolDir is a folder, made if it is not there, in which settlements are kept until the service has confirmed them, over the end of the
-	// process too. One flow at a time can have it: New returns an error where another has. A process that is killed loses what has ended in
+	// process too. One flow at a time can have it: New returns an error where another has. New reads what an earlier process has left there, about
+	// a second for each GiB; it is sent under this flow's key, whatever key it was left under (the log warns), so that keys can be rotated. A process that is killed loses what has ended in
 	// its last moments, before it was written: mostly less than a millisecond's, a few where the disk is slow.
 	SpoolDir string
-	// MaxSpoolBytes bounds the size of SpoolDir. Past it, settlements are kept in memory, up to MaxPendingBytes. Default 1 GiB, at least 512 KiB.
+	// MaxSpoolBytes bounds the size of the settlements' files in SpoolDir. Past it, settlements are kept in memory, up to MaxPendingBytes. Default 1 GiB, at least 512 KiB.
 	MaxSpoolBytes int64
 	// SpoolSync is how often SpoolDir is synced. When the machine fails, at most what has ended in the last SpoolSync, and
 	// during the sync under way, is lost. Default 100 ms.

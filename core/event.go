@@ -13,7 +13,7 @@ const (
 	EventFailedOpen   EventKind = "failed_open"   // let in because the service gave no decision
 	EventFailedClosed EventKind = "failed_closed" // answered 503 because the service gave no decision
 	EventLateDenial   EventKind = "late_denial"   // the service denied a metered reservation afterwards
-	EventSettled      EventKind = "settled"       // the service confirmed a settlement
+	EventSettled      EventKind = "settled"       // the service confirmed a settlement: of one request, or of a slice's (Config.Lease)
 	EventVoided       EventKind = "voided"        // the same, with amount 0
 	EventDropped      EventKind = "dropped"       // a settlement was lost
 	EventOutage       EventKind = "outage"        // decisions began to fail

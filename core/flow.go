@@ -44,7 +44,7 @@ type Flow struct {
 	kept          [sha256.Size]byte // digest of the configuration in SpoolDir; refresh's, once there is one
 
 	gateOnce  sync.Once
-	warnedJWT bool // owned by refresh
+	warnedJWT bool // owned by New, then by refresh
 	running   sync.WaitGroup
 
 	shutdownOnce sync.Once
@@ -52,8 +52,8 @@ type Flow struct {
 	shutdownErr  error // set before shutdownDone is closed
 }
 
-// New makes a flow. It neither dials nor blocks: the flow's own goroutine connects. An error means that
-// the configuration can't work.
+// New makes a flow. It neither dials nor waits for anybody: the flow's own goroutine connects. With Config.SpoolDir it reads that folder, and may call
+// Config.Observe. An error means that the configuration can't work, or SpoolDir can't be had.
 func New(cfg Config) (*Flow, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {

@@ -13,14 +13,12 @@ const (
 	ruleBytes    = 2 << 10
 )
 
-// Config.MaxMemoryBytes is cut into parts: settlements that are not confirmed have MaxPendingBytes; what the flow remembers (refusals, leases, routes,
-// reservations without an answer) has tableBytes; running requests, with the bodies that an identity is looked for in and what is captured,
-// have the rest.
-
+// tableBytes is the part of MaxMemoryBytes for what the flow remembers: refusals, leases, routes, reservations without an answer. Settlements that are not
+// confirmed have MaxPendingBytes.
 func (cfg *Config) tableBytes() int64 { return cfg.MaxMemoryBytes / 4 }
-func (cfg *Config) runningBytes() int64 {
-	return cfg.MaxMemoryBytes - cfg.tableBytes() - cfg.MaxPendingBytes
-}
+
+// runningBytes is the rest, for requests that run, with the bodies that an identity is looked for in and what is captured.
+func (cfg *Config) runningBytes() int64 { return cfg.MaxMemoryBytes - cfg.tableBytes() - cfg.MaxPendingBytes }
 
 // tableSize is how many entries of that many bytes each a quarter of tableBytes holds, and most at most.
 func (cfg *Config) tableSize(most, entry int64) int64 { return min(most, cfg.tableBytes()/4/entry) }

@@ -55,7 +55,7 @@ type settlement struct {
 	settles   int64 // how many requests it settles with an amount, and
 	voids     int64 // without one; it takes no part in Stats where both are 0: it voids a request that was refused
 	payload   []byte
-	lease     *lease // of a slice's; its amounts, and payload, change as long as it accrues
+	lease     *lease // of a slice's: its amount, settles, voids and payload change under the outbox's mu as long as it accrues
 
 	known   atomic.Bool // the service has answered the reservation
 	waiting atomic.Bool // a reservation that went out with the settlement waits for its answer

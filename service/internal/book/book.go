@@ -217,7 +217,6 @@ func (b *Batch) find(key Key) *Allocation {
 	return b.Cold[key]
 }
 
-// otherLedgers are the ledgers beside the reservation's own that limits names.
 // ownLimits are limits with those of the ledger named alias, if it is among the shared ones, as its own: it is one account.
 func ownLimits(alias string, limits []service.Limit) []service.Limit {
 	shared := func(l service.Limit) bool { return l.Ledger == alias }
@@ -233,6 +232,7 @@ func ownLimits(alias string, limits []service.Limit) []service.Limit {
 	return limits
 }
 
+// otherLedgers are the ledgers beside the reservation's own that limits names.
 func otherLedgers(limits []service.Limit) (names []string) {
 	for i := range limits {
 		if name := limits[i].Ledger; name != "" && !slices.Contains(names, name) {
