@@ -87,7 +87,7 @@ func (f *Flow) Begin(ctx context.Context, r *Request) (*Call, *Denial) {
 	if !rl.metered || (outer != nil && !rl.limited) {
 		return nil, nil
 	}
-	if !f.calls.take(callBytes) {
+	if !f.callMemory.take(callBytes) {
 		return nil, f.noMemory(rl, rl.ledger(identity))
 	}
 	c := f.newCall(ctx, rl, identity, 1)
@@ -138,7 +138,7 @@ func (f *Flow) shadow(alias, code string) {
 func (f *Flow) admit(ctx context.Context, c *Call) (admitted *Call, _ *Denial) {
 	defer func() {
 		if admitted == nil {
-			c.release()
+			c.giveMemory()
 		}
 	}()
 	if c.rule.limited {

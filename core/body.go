@@ -68,12 +68,12 @@ func (f *Flow) bufferBody(r *http.Request) *bufferedBody {
 	if r.ContentLength >= 0 {
 		b.taken = r.ContentLength + 1
 	}
-	if !f.calls.take(b.taken) {
+	if !f.callMemory.take(b.taken) {
 		f.skippedBody()
 		return nil
 	}
 	b.head, b.err = readObject(r.Body, r.ContentLength, f.cfg.MaxBodyBytes)
-	f.calls.give(b.taken - int64(cap(b.head)))
+	f.callMemory.give(b.taken - int64(cap(b.head)))
 	b.taken = int64(cap(b.head))
 	b.unread, b.whole = b.head, errors.Is(b.err, io.EOF)
 	r.Body = b
@@ -88,7 +88,7 @@ func (b *bufferedBody) handOver(c *Call) {
 	if c != nil {
 		c.held += b.taken
 	} else {
-		b.flow.calls.give(b.taken)
+		b.flow.callMemory.give(b.taken)
 	}
 	b.taken = 0
 }

@@ -73,7 +73,7 @@ func (f *Flow) beginJob(ctx context.Context, job Job) (*Call, *Denial) {
 		amount = 1
 	}
 	identity := safeIdentity(job.Identity)
-	if !f.calls.take(callBytes) {
+	if !f.callMemory.take(callBytes) {
 		return nil, f.noMemory(rl, rl.ledger(identity))
 	}
 	c := f.newCall(ctx, rl, identity, amount)

@@ -68,7 +68,7 @@ func (c *Call) handlerReturned(status int, panicked, answered bool) {
 	}
 	if c.request != nil {
 		c.captured = c.flow.appendCaptured(pathParams, c)
-		if !c.hold(int64(cap(c.captured))) {
+		if !c.takeMemory(int64(cap(c.captured))) {
 			c.captured = nil // the settlement is worth more
 		}
 		c.request = nil

@@ -36,7 +36,7 @@ type Flow struct {
 	refusals      refusals
 	outage        atomic.Bool // the last decision failed
 	breaker       breaker
-	calls         memory // of requests and jobs that run, and wait for the sender
+	callMemory    memory // of requests and jobs that run, and wait for the sender
 	leases        leases
 	counters      counters
 	shadowLog     logLimiter
@@ -70,7 +70,7 @@ func New(cfg Config) (*Flow, error) {
 		}
 	}
 	f.breaker.flow, f.leases.flow = f, f
-	f.calls.limit = cfg.runningBytes()
+	f.callMemory.limit = cfg.runningBytes()
 	f.refusals.most, f.leases.most = cfg.tableSize(maxRefusals, refusalBytes), cfg.tableSize(maxLeases, leaseBytes)
 	f.outbox = newOutbox(f)
 	if cfg.SpoolDir != "" {
@@ -139,6 +139,7 @@ func (f *Flow) shutdown(ctx context.Context) error {
 		err = f.transport.Close() // what is under way may still be confirmed
 	}
 	f.running.Wait()
+	f.leases.reserving.Wait()
 	if f.outbox.spool != nil {
 		f.outbox.spool.close()
 	}

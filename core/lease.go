@@ -33,6 +33,8 @@ type leases struct {
 	most    int64    // static
 	byAlias sync.Map // alias -> *lease
 	size    atomic.Int64
+
+	reserving sync.WaitGroup // slices; after Shutdown has swept, none begins
 }
 
 // lease is one such ledger. Its slices are reserved as requests are, spent by requests, and settled once for all that were.
@@ -169,20 +171,26 @@ func (l *lease) askLocked(amount float64) {
 		return
 	}
 	l.asking = &asking{done: make(chan struct{})}
+	next := l.asking
 	l.flow.deciding.Add(1)
-	go func(next *asking) {
+	l.flow.leases.reserving.Go(func() {
 		defer l.flow.decisionOver()
 		l.reserve(e, next)
-	}(l.asking)
+	})
 }
 
 // reserve reserves a slice, of which e is the settlement.
 func (l *lease) reserve(e *settlement, next *asking) {
 	sent := time.Now()
-	resp, err := l.flow.ask(context.Background(), &socket.UsageFlowSocketMessage{
+	ctx, cancel := context.WithTimeout(l.flow.ctx, l.flow.cfg.Timeout)
+	defer cancel()
+	resp, err := l.flow.transport.Call(ctx, &socket.UsageFlowSocketMessage{
 		Type:    socket.TypeRequestForAllocation,
 		Payload: &socket.RequestForAllocation{Alias: l.alias, Amount: e.reserved, AllocationID: e.id},
 	})
+	if resp == nil && err == nil {
+		err = errNoReply
+	}
 	if err != nil {
 		l.flow.breaker.failed(undecided{l.alias, e.id, e.reserved}, time.Since(sent), err)
 	} else {

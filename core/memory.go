@@ -18,7 +18,9 @@ const (
 func (cfg *Config) tableBytes() int64 { return cfg.MaxMemoryBytes / 4 }
 
 // runningBytes is the rest, for requests that run, with the bodies that an identity is looked for in and what is captured.
-func (cfg *Config) runningBytes() int64 { return cfg.MaxMemoryBytes - cfg.tableBytes() - cfg.MaxPendingBytes }
+func (cfg *Config) runningBytes() int64 {
+	return cfg.MaxMemoryBytes - cfg.tableBytes() - cfg.MaxPendingBytes
+}
 
 // tableSize is how many entries of that many bytes each a quarter of tableBytes holds, and most at most.
 func (cfg *Config) tableSize(most, entry int64) int64 { return min(most, cfg.tableBytes()/4/entry) }
@@ -40,18 +42,18 @@ func (m *memory) take(n int64) bool {
 
 func (m *memory) give(n int64) { m.used.Add(-n) }
 
-// hold makes c answer for n bytes more, if there are that many.
-func (c *Call) hold(n int64) bool {
-	if !c.flow.calls.take(n) {
+// takeMemory makes c answer for n bytes more, if there are that many.
+func (c *Call) takeMemory(n int64) bool {
+	if !c.flow.callMemory.take(n) {
 		return false
 	}
 	c.held += n
 	return true
 }
 
-// release gives back what c answers for.
-func (c *Call) release() {
-	c.flow.calls.give(c.held)
+// giveMemory gives back what c answers for.
+func (c *Call) giveMemory() {
+	c.flow.callMemory.give(c.held)
 	c.held = 0
 }
 

@@ -93,7 +93,7 @@ func (e *settlement) weight() int64 { return e.settles + e.voids }
 type placement int
 
 const (
-	refused  placement = iota // there is no room
+	noRoom   placement = iota // there is no room
 	inMemory                  // it is in the list, and can be sent
 	onDisk                    // it waits on disk, or will do, behind others
 )
@@ -103,7 +103,7 @@ func (o *outbox) add(e *settlement) placement {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.closed || o.bytes+e.size() > o.flow.cfg.MaxPendingBytes {
-		return refused
+		return noRoom
 	}
 	o.bytes += e.size()
 	if o.spool != nil && e.weight() > 0 && o.spool.takeLocked(e) {

@@ -151,7 +151,7 @@ func (s *sender) abandon() {
 
 // drop counts the end of a call as lost.
 func (s *sender) drop(c *Call, why string) {
-	c.release()
+	c.giveMemory()
 	s.flow.outbox.drop(c.alias, c.AllocationID(), 1, why)
 	if c.slice != nil {
 		c.slice.requestLost(c)
@@ -214,7 +214,7 @@ func (s *sender) postReservation(lane wire.Lane, messageID, alias string, amount
 func (s *sender) settle(c *Call, now time.Time) {
 	amount, told := c.charge()
 	s.flow.noteTelling(c, told)
-	defer c.release()
+	defer c.giveMemory()
 	id := c.AllocationID()
 	if c.slice != nil {
 		if c.slice.requestEnded(c, amount) {
@@ -237,7 +237,7 @@ func (s *sender) settle(c *Call, now time.Time) {
 		e.known.Store(true) // the spool notes it
 	}
 	placed := s.flow.outbox.add(e)
-	if placed == refused {
+	if placed == noRoom {
 		s.flow.outbox.drop(e.alias, e.id, 1, "too many settlements are unconfirmed")
 		return
 	}

@@ -66,15 +66,15 @@ func openSpool(f *Flow) (*spool, error) {
 		f.log.Error("usageflow: files of the spool are damaged; what can be read of them is sent, and they are put aside", "folder", queue.Aside())
 	}
 	if queue.Len() > 0 {
-		if err := s.recover(); err != nil {
+		if err := s.countLeft(); err != nil {
 			return nil, errors.Join(fmt.Errorf("core: SpoolDir: %w", err), queue.Close())
 		}
 	}
 	return s, nil
 }
 
-// recover counts what is in the queue. It is read again when there is a goroutine to send it.
-func (s *spool) recover() error {
+// countLeft counts what an earlier process has left in the queue. It is read again when there is a goroutine to send it.
+func (s *spool) countLeft() error {
 	requests, unreadable := int64(0), []uint64(nil)
 	for from := uint64(0); from <= s.queue.Last(); {
 		next, err := s.queue.Read(from, func(entry uint64, data []byte) bool {

@@ -19,7 +19,7 @@ func (s *spool) load() {
 			}
 			e := decodeSettlement(s.flow, data)
 			if e == nil {
-				return true // recover has taken those out
+				return true // countLeft has taken those out
 			}
 			e.entry, e.onDiskWeight = entry, e.weight()
 			o.mu.Lock()
