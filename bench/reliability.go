@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -84,7 +85,7 @@ func (b *reliability) round() (row []float64, err error) {
 }
 
 // server is a service that keeps no record of what it gets.
-func server(silent *bool) (*sockettest.Server, error) {
+func server(silent *atomic.Bool) (*sockettest.Server, error) {
 	srv, err := sockettest.NewServer(sockettest.WithoutRecording())
 	if err != nil {
 		return nil, err
@@ -92,7 +93,7 @@ func server(silent *bool) (*sockettest.Server, error) {
 	srv.SetPolicies(sockettest.Policy{Method: "GET", URL: "/limited", HasRateLimit: true})
 	srv.LimitWindow("GET /limited", 1e12, time.Hour)
 	srv.Handle(func(m sockettest.Message) sockettest.Reply {
-		if *silent && (m.Type == socket.TypeRequestForAllocation || m.Type == socket.TypeUseAllocation) {
+		if silent.Load() && (m.Type == socket.TypeRequestForAllocation || m.Type == socket.TypeUseAllocation) {
 			return sockettest.Silence()
 		}
 		return sockettest.Default()
@@ -132,7 +133,7 @@ func end(flow *core.Flow, srv *sockettest.Server) {
 
 // spool measures settlements a second until all are on disk, and how many bytes each takes there, while the service is down.
 func (b *reliability) spool() (rate, bytesEach float64, err error) {
-	silent := false
+	var silent atomic.Bool
 	srv, err := server(&silent)
 	if err != nil {
 		return 0, 0, err
@@ -200,7 +201,7 @@ func (b *reliability) raw(bytesEach float64) (mbs float64, err error) {
 
 // breaker measures how long a limited request takes in the flow while the breaker is open, in µs.
 func (b *reliability) breaker() (p50, p99 float64, err error) {
-	silent := false
+	var silent atomic.Bool
 	srv, err := server(&silent)
 	if err != nil {
 		return 0, 0, err
@@ -209,7 +210,7 @@ func (b *reliability) breaker() (p50, p99 float64, err error) {
 	if err != nil {
 		return 0, 0, err
 	}
-	silent = true
+	silent.Store(true)
 	r := httptest.NewRequest(http.MethodGet, "/limited", nil)
 	for flow.Stats().Breaker != core.BreakerOpen {
 		if err := request(flow, r, "/limited"); err != nil {
@@ -237,7 +238,7 @@ func micros(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1000 }
 
 // lease measures the processor time of a metered request and of a limited one under a lease, the service's in this process included.
 func (b *reliability) lease() (metered, leased float64, err error) {
-	silent := false
+	var silent atomic.Bool
 	srv, err := server(&silent)
 	if err != nil {
 		return 0, 0, err

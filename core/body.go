@@ -47,7 +47,7 @@ type bufferedBody struct {
 	rest  io.ReadCloser
 	flow  *Flow
 
-	taken  int64 // bytes of Flow.calls; for who has called Begin
+	taken  int64 // bytes of Flow.callMemory; for who has called Begin
 	decode sync.Once
 	fields map[string]json.RawMessage // of head, set by decode
 

@@ -72,7 +72,7 @@ type Call struct {
 	unreserved atomic.Bool                // the reservation was lost on its way
 	settlement atomic.Pointer[settlement] // once the sender has made it
 
-	held  int64     // bytes of Flow.calls; owned by who has the call: Begin, then its end, then the sender
+	held  int64     // bytes of Flow.callMemory; owned by who has the call: Begin, then its end, then the sender
 	lane  wire.Lane // the lane that the reservation went out on; owned by the sender
 	begun inboxNode
 	ended inboxNode

@@ -137,7 +137,7 @@ func TestSpoolBehindMemory(t *testing.T) {
 	if s.Dropped != 0 {
 		t.Errorf("stats %+v", s)
 	}
-	if sent := h.srv.Count(socket.TypeUseAllocation); sent > 300 {
+	if sent := len(charged(h.srv)); sent > 300 {
 		t.Errorf("%d settlements were in memory", sent)
 	}
 	silent.Store(false)
