@@ -8,6 +8,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -175,26 +176,52 @@ func (q *Queue) salvage() error {
 	return nil
 }
 
+// salvageFrom takes what can be read of the files in a folder, each up to its damage.
 func (q *Queue) salvageFrom(aside string) error {
-	had := Queue{opts: q.opts}
-	_, err := had.openLog(aside, had.replay)
-	if err != nil && !errors.Is(err, wal.ErrDamaged) {
+	names, err := wal.Dir(aside).Names()
+	if err != nil {
 		return err
+	}
+	slices.Sort(names) // by their first records
+	had := Queue{opts: q.opts}
+	for _, name := range names {
+		had.readAside(aside, name, had.replay)
 	}
 	var failed error
-	_, err = had.openLog(aside, func(number uint64, record []byte) error {
-		_, data, _, err := parse(record)
-		if err == nil && had.open.has(number) {
-			_, failed = q.append(kindEntry, 0, data)
-			err = failed
+	for _, name := range names {
+		had.readAside(aside, name, func(number uint64, record []byte) error {
+			_, data, _, err := parse(record)
+			if err == nil && had.open.has(number) {
+				_, failed = q.append(kindEntry, 0, data)
+				err = failed
+			}
+			return err
+		})
+		if failed != nil {
+			return failed
 		}
-		return err
-	})
-	if failed == nil && err != nil && !errors.Is(err, wal.ErrDamaged) {
-		failed = err
 	}
-	return errors.Join(failed, q.Sync())
+	return q.Sync()
 }
+
+// readAside reads one file, and leaves it as it is. How it ends does not matter: it is damaged, or others are.
+func (q *Queue) readAside(dir, name string, each func(uint64, []byte) error) {
+	if strings.HasSuffix(name, ".wal") {
+		_, _ = wal.Open(wal.Options{Files: asideFile{wal.Dir(dir), name}, Segment: q.opts.Segment}, each)
+	}
+}
+
+// asideFile is one file of a folder, which can't be changed.
+type asideFile struct {
+	wal.Dir
+	name string
+}
+
+func (f asideFile) Names() ([]string, error) { return []string{f.name}, nil }
+
+func (f asideFile) Open(string, bool) (wal.File, error) { return nil, fs.ErrPermission }
+
+func (f asideFile) Remove(string) error { return fs.ErrPermission }
 
 // Aside is the folder that damaged files were put into, "" where none were damaged.
 func (q *Queue) Aside() string { return q.aside }
