@@ -3,10 +3,11 @@
 package main
 
 import (
-	"bytes"
 	"os"
 	"testing"
 	"time"
+
+	"github.com/usageflow/usageflow-go-middleware/internal/logtest"
 )
 
 func TestMain(m *testing.M) {
@@ -16,7 +17,7 @@ func TestMain(m *testing.M) {
 
 // TestChaos makes every fault twice, the second time with leases.
 func TestChaos(t *testing.T) {
-	var log bytes.Buffer
+	var log logtest.Buffer // both processes write to it
 	r, err := execute(t.Context(), options{seed: 20261125, rounds: 2, lasts: 400 * time.Millisecond, timeout: time.Second, log: &log, out: t.Output()})
 	r.table(t.Output())
 	if err != nil {
@@ -26,6 +27,7 @@ func TestChaos(t *testing.T) {
 		t.Error(wrong)
 	}
 	if t.Failed() {
-		t.Logf("the end of the processes' logs:\n%s", log.Bytes()[max(0, log.Len()-20_000):])
+		text := log.String()
+		t.Logf("the end of the processes' logs:\n%s", text[max(0, len(text)-20_000):])
 	}
 }

@@ -165,11 +165,13 @@ func (s *polledSet) run(ctx context.Context) {
 		if err == nil {
 			err = s.refresh(ctx)
 		}
+		if ctx.Err() == nil {
+			s.logOutcome(err) // before those who wait are told that there are no keys
+		}
 		s.end(err == nil)
 		if ctx.Err() != nil {
 			return
 		}
-		s.logOutcome(err)
 		if err == nil {
 			wait, delay = s.interval, firstRetryDelay
 			continue
