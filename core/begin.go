@@ -212,7 +212,7 @@ func (f *Flow) decide(ctx context.Context, c *Call) *Denial {
 			return nil
 		}
 		if err != nil {
-			return f.undecided(c, errNoSlice{err}, time.Since(c.start) >= f.cfg.Timeout*9/10)
+			return f.undecided(c, errNoSlice{err}, f.breaker.toBlame(time.Since(c.start), err))
 		}
 		var cancel context.CancelFunc
 		asked, cancel = context.WithDeadline(ctx, c.start.Add(f.cfg.Timeout)) // it may have waited

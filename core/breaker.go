@@ -65,10 +65,15 @@ var errBreakerOpen = errors.New("core: the service does not answer; the breaker 
 
 func (b *breaker) open() bool { return b.isOpen.Load() }
 
-// failed notes a reservation that got no answer, and has waited that long for it. One that has waited for less than a part of Timeout, as its caller would not, says
-// nothing of the service, and nor does one for which there was no connection. It reports whether the service is to blame.
+// toBlame reports whether a reservation that got no answer, and has waited that long for it, says something of the service: one that has waited for less than
+// a part of Timeout, as its caller would not, does not.
+func (b *breaker) toBlame(waited time.Duration, err error) bool {
+	return !errors.Is(err, context.Canceled) && (!errors.Is(err, context.DeadlineExceeded) || waited >= b.flow.cfg.Timeout*2/5)
+}
+
+// failed notes a reservation that got no answer, and reports whether the service is to blame. One for which there was no connection has not waited.
 func (b *breaker) failed(u undecided, waited time.Duration, err error) bool {
-	if errors.Is(err, context.DeadlineExceeded) && waited < b.flow.cfg.Timeout*2/5 || errors.Is(err, context.Canceled) {
+	if !b.toBlame(waited, err) {
 		return false
 	}
 	if !mayHaveReserved(err) {

@@ -266,6 +266,38 @@ func TestRequestsOutlastTheirSlice(t *testing.T) {
 	})
 }
 
+// An outage is said once, with leases too.
+func TestLeasesSayOutages(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := bubble(t, leaseReports(100_000), leased)
+		handler := h.route("/reports", ok)
+		serve := func() {
+			for range 200 {
+				h.do(handler, get("/reports"))
+				pass(time.Millisecond)
+			}
+		}
+		serve()
+		h.srv.Stop()
+		synctest.Wait()
+		pass(time.Second) // no slice is left
+		serve()
+		if err := h.srv.Start(); err != nil {
+			t.Fatal(err)
+		}
+		pass(2 * time.Minute)
+		serve()
+		for _, line := range []string{"gives no decisions", "gives decisions again"} {
+			if n := h.logs.Count(line); n != 1 {
+				t.Errorf("%d lines say that usageflow %s; log:\n%s", n, line, h.logs)
+			}
+		}
+		if h.count(core.EventOutage) != 1 || h.count(core.EventRecovered) != 1 {
+			t.Error("the events are not one each")
+		}
+	})
+}
+
 // The amounts of a slice that is not over are on disk: a kill loses none that Stats calls spooled.
 func TestSpooledSlices(t *testing.T) {
 	dir := t.TempDir()
