@@ -102,12 +102,9 @@ func TestHeapIsBounded(t *testing.T) {
 	for i := range 20_000 {
 		h.do(x, get("/x", "X-User", fmt.Sprint("customer", i), "X-Long", strings.Repeat("y", 500)))
 	}
-	grown := int64(heap()) - int64(before)
-	t.Logf("the heap has grown by %d KiB; stats %+v", grown>>10, h.flow.Stats())
-	if grown > most {
-		t.Errorf("the heap has grown by %d KiB", grown>>10)
-	}
 	h.eventually("what there is no room for", func(s core.Stats) bool { return s.Dropped >= 5_000 && s.Admitted == 20_000 })
+	// What the pool and the service, which is in this process too, have on its way is not the flow's; it goes in a moment.
+	h.eventually("a heap that is within bounds", func(core.Stats) bool { return int64(heap())-int64(before) <= most })
 }
 
 func heap() uint64 {
