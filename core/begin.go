@@ -229,7 +229,7 @@ func (f *Flow) decide(ctx context.Context, c *Call) *Denial {
 		Payload: &socket.RequestForAllocation{Alias: c.alias, Amount: c.reserved, AllocationID: c.ids[:uuidLen]},
 	})
 	if err != nil {
-		return f.undecided(c, err, f.breaker.failed(undecided{c.alias, c.ids[:uuidLen], c.reserved}, time.Since(c.start), err))
+		return f.undecided(c, err, f.breaker.failed(lostReservation{c.alias, c.ids[:uuidLen], c.reserved}, time.Since(c.start), err))
 	}
 	f.breaker.answered()
 	f.decided()

@@ -51,12 +51,12 @@ type breaker struct {
 	isOpen   atomic.Bool
 	failures atomic.Int32 // decisions without an answer, in a row
 	openedAt atomic.Int64 // ns
-	last     atomic.Pointer[undecided]
+	last     atomic.Pointer[lostReservation]
 }
 
-// undecided is a reservation that got no answer. What became of its request is settled or voided under the same id, whether it is asked for once
+// lostReservation is one that got no answer. What became of its request is settled or voided under the same id, whether it is asked for once
 // more or not.
-type undecided struct {
+type lostReservation struct {
 	alias, id string
 	amount    float64
 }
@@ -72,14 +72,14 @@ func (b *breaker) toBlame(waited time.Duration, err error) bool {
 }
 
 // failed notes a reservation that got no answer, and reports whether the service is to blame. One for which there was no connection has not waited.
-func (b *breaker) failed(u undecided, waited time.Duration, err error) bool {
+func (b *breaker) failed(r lostReservation, waited time.Duration, err error) bool {
 	if !b.toBlame(waited, err) {
 		return false
 	}
 	if !mayHaveReserved(err) {
 		return true
 	}
-	b.last.Store(&u)
+	b.last.Store(&r)
 	if b.failures.Add(1) < breakerThreshold || b.isOpen.Swap(true) {
 		return true
 	}
@@ -104,15 +104,15 @@ func (b *breaker) answered() {
 	b.flow.sender.retryNow()
 }
 
-// probe asks once more for the last decision that failed, on another lane than the last time, which may be the one that is stuck.
+// probe asks once more for the last decision that failed, on the lane that has the least to do: not on one that is stuck, as long as others are not.
 func (s *sender) probe() {
-	u := s.flow.breaker.last.Load()
+	r := s.flow.breaker.last.Load()
 	s.lane, s.looked = nil, false
 	lane := s.current()
-	if u == nil || lane == nil {
+	if r == nil || lane == nil {
 		return
 	}
-	s.scratch = appendReservation(s.scratch[:0], u.alias, u.id, u.amount)
+	s.scratch = appendReservation(s.scratch[:0], r.alias, r.id, r.amount)
 	_ = lane.Post(socket.TypeRequestForAllocation, newIDs(), s.scratch, (*probe)(&s.flow.breaker)) // the next one is due soon
 }
 

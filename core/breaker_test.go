@@ -21,12 +21,7 @@ func TestBreaker(t *testing.T) {
 				var silent atomic.Bool
 				h := bubble(t, func(s *sockettest.Server) {
 					limitReports(s)
-					s.Handle(func(sockettest.Message) sockettest.Reply {
-						if silent.Load() {
-							return sockettest.Silence()
-						}
-						return sockettest.Default()
-					})
+					mute(s, &silent)
 				}, func(c *core.Config) { c.FailClosed = closed })
 				want := http.StatusOK
 				if closed {

@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/usageflow/usageflow-go-middleware/internal/wire"
 	"github.com/usageflow/usageflow-go-middleware/socket"
@@ -41,7 +40,7 @@ type Flow struct {
 	counters      counters
 	shadowLog     logLimiter
 	keepLog       logLimiter
-	kept          [sha256.Size]byte // digest of the configuration in SpoolDir; refresh's, once there is one
+	keptDigest    [sha256.Size]byte // of the configuration in SpoolDir; owned by New, then by refresh
 
 	gateOnce  sync.Once
 	warnedJWT bool // owned by New, then by refresh
@@ -131,7 +130,7 @@ func (f *Flow) Shutdown(ctx context.Context) error {
 func (f *Flow) shutdown(ctx context.Context) error {
 	f.stopped.Store(true)
 	f.openGate()
-	f.leases.sweep(time.Now(), true)
+	f.leases.closeAll()
 	drained := f.outbox.drain(ctx)
 	f.cancel()
 	var err error

@@ -32,48 +32,39 @@ func TestFullSpoolRecoversUnderTraffic(t *testing.T) {
 	h.eventually("room", func(core.Stats) bool { return request() && h.count(core.EventSpoolRecovered) > 0 })
 }
 
-// Every request has a deadline of its own (http.TimeoutHandler) that is shorter than Timeout: the breaker has to open all the same.
-func TestBreakerWithShorterDeadlines(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		h := bubble(t, limitReports)
-		h.srv.Handle(func(m sockettest.Message) sockettest.Reply { return sockettest.Silence() })
-		handler := h.route("/reports", ok)
-		slow := 0
-		for range 30 {
-			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-			start := time.Now()
-			h.do(handler, get("/reports").WithContext(ctx))
-			if time.Since(start) > 500*time.Millisecond {
-				slow++
-			}
-			cancel()
-		}
-		if slow > 5 || h.flow.Stats().Breaker != core.BreakerOpen {
-			t.Errorf("%d of 30 requests in a row waited 1 s; breaker %v", slow, h.flow.Stats().Breaker)
-		}
-	})
-}
-
-// Clients that hang up while they wait (after 1 s): likewise.
+// Clients that wait for less than Timeout, by a deadline (http.TimeoutHandler) or because they hang up: the breaker has to open all the same.
 func TestBreakerWithImpatientClients(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		h := bubble(t, limitReports)
-		h.srv.Handle(func(m sockettest.Message) sockettest.Reply { return sockettest.Silence() })
-		handler := h.route("/reports", ok)
-		slow := 0
-		for range 30 {
+	for name, impatient := range map[string]func() (context.Context, context.CancelFunc){
+		"deadline": func() (context.Context, context.CancelFunc) {
+			return context.WithTimeout(context.Background(), time.Second)
+		},
+		"hang up": func() (context.Context, context.CancelFunc) {
 			ctx, cancel := context.WithCancel(context.Background())
 			time.AfterFunc(time.Second, cancel)
-			start := time.Now()
-			h.do(handler, get("/reports").WithContext(ctx))
-			if time.Since(start) > 500*time.Millisecond {
-				slow++
-			}
-		}
-		if slow > 5 {
-			t.Errorf("%d of 30 requests in a row waited; breaker %v", slow, h.flow.Stats().Breaker)
-		}
-	})
+			return ctx, cancel
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := bubble(t, limitReports)
+				h.srv.Handle(func(sockettest.Message) sockettest.Reply { return sockettest.Silence() })
+				handler := h.route("/reports", ok)
+				slow := 0
+				for range 30 {
+					ctx, cancel := impatient()
+					start := time.Now()
+					h.do(handler, get("/reports").WithContext(ctx))
+					if time.Since(start) > 500*time.Millisecond {
+						slow++
+					}
+					cancel()
+				}
+				if slow > 5 || h.flow.Stats().Breaker != core.BreakerOpen {
+					t.Errorf("%d of 30 requests in a row waited; breaker %v", slow, h.flow.Stats().Breaker)
+				}
+			})
+		})
+	}
 }
 
 // The service answers everything but decisions.
@@ -193,7 +184,7 @@ func TestSliceOfTheLastWindow(t *testing.T) {
 			pass(2 * time.Millisecond)
 		}
 		pass(time.Until(firstAt.Add(window - 200*time.Millisecond)))
-		slow.Store(1) // what is asked for now is answered in the next window
+		slow.Store(1) // what is asked from here on is answered in the next window
 		for time.Since(firstAt) < window+50*time.Millisecond {
 			serve()
 			pass(time.Millisecond)
@@ -306,12 +297,7 @@ func TestShutdownEndsAsking(t *testing.T) {
 		var silent atomic.Bool
 		h := bubble(t, func(s *sockettest.Server) {
 			leaseReports(100_000)(s)
-			s.Handle(func(m sockettest.Message) sockettest.Reply {
-				if silent.Load() {
-					return sockettest.Silence()
-				}
-				return sockettest.Default()
-			})
+			mute(s, &silent)
 		}, leased)
 		handler := h.route("/reports", ok)
 		for range 100 {

@@ -1,6 +1,7 @@
 package core
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -10,6 +11,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/usageflow/usageflow-go-middleware/internal/replacefile"
 )
 
 // keptName is the file in SpoolDir with the last good configuration.
@@ -28,13 +31,14 @@ func (f *Flow) keyHash() string {
 
 // keepDescription writes what the service says to SpoolDir, for the next start. Where that fails, the next refresh tries it again.
 func (f *Flow) keepDescription(d description, digest [sha256.Size]byte) {
-	if err := writeDurably(filepath.Join(f.cfg.SpoolDir, keptName), marshal(kept{f.keyHash(), d})); err != nil {
+	text := marshal(kept{f.keyHash(), d})
+	if _, err := replacefile.Write(filepath.Join(f.cfg.SpoolDir, keptName), bytes.NewReader(text)); err != nil {
 		f.keepLog.say(func(int64) {
 			f.log.Warn("usageflow: the configuration can't be kept for the next start", "error", err)
 		})
 		return
 	}
-	f.kept = digest
+	f.keptDigest = digest
 }
 
 // useKeptDescription puts the configuration in force that an earlier process has kept.
@@ -62,28 +66,8 @@ func (f *Flow) useKeptDescription() {
 		return
 	}
 	f.use(c)
-	f.kept = c.digest
+	f.keptDigest = c.digest
 	f.openGate()
-}
-
-// writeDurably writes a file so that after a crash either the old text is there or the new one.
-func writeDurably(name string, text []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(name), filepath.Base(name)+".*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(text)
-	if err == nil {
-		err = f.Sync()
-	}
-	err = errors.Join(err, f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), name)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return nil
 }
 
 // Ready waits until the flow has a configuration, from the service or, with SpoolDir, from an earlier process, or until ctx ends: the error says

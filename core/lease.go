@@ -83,10 +83,10 @@ func (l *lease) spend(ctx context.Context, c *Call) (spent bool, err error) {
 	l.mu.Lock()
 	l.countLocked(c)
 	l.mu.Unlock()
-	for now := c.start; ; now = time.Now() {
+	for at := c.start; ; at = time.Now() {
 		l.mu.Lock()
-		spent := l.takeLocked(c, now)
-		if !spent && l.asking == nil && l.flow.refusals.get(l.alias, c.reserved, now) == nil {
+		spent := l.takeLocked(c, at)
+		if !spent && l.asking == nil && l.flow.refusals.get(l.alias, c.reserved, at) == nil {
 			l.askLocked(c.reserved)
 		}
 		next := l.asking
@@ -154,8 +154,7 @@ func (l *lease) takeLocked(c *Call, now time.Time) bool {
 			}
 			return true
 		}
-		l.slices = l.slices[1:]
-		s.closeLocked()
+		l.closeFirstLocked()
 	}
 	return false
 }
@@ -166,7 +165,7 @@ func (l *lease) askLocked(amount float64) {
 	if l.gone || size <= amount || l.flow.breaker.open() || l.flow.stopped.Load() {
 		return
 	}
-	e := newSliceSettlement(l, size)
+	e := l.newSettlement(newIDs(), size)
 	if !l.flow.outbox.hasRoom(e) {
 		return
 	}
@@ -192,7 +191,7 @@ func (l *lease) reserve(e *settlement, next *asking) {
 		err = errNoReply
 	}
 	if err != nil {
-		l.flow.breaker.failed(undecided{l.alias, e.id, e.reserved}, time.Since(sent), err)
+		l.flow.breaker.failed(lostReservation{l.alias, e.id, e.reserved}, time.Since(sent), err)
 	} else {
 		l.flow.breaker.answered()
 		l.flow.decided()
@@ -227,7 +226,14 @@ func (l *lease) reserve(e *settlement, next *asking) {
 	}
 }
 
-// giveBack voids a slice that nobody has spent from. Without room for that, it expires at the service by itself.
+// newSettlement is that of a reservation, which is voided unless requests are added to it.
+func (l *lease) newSettlement(ids string, amount float64) *settlement {
+	e := &settlement{flow: l.flow, alias: l.alias, id: ids[:uuidLen], reserveID: ids, reserved: amount, lease: l}
+	e.known.Store(true)
+	return e
+}
+
+// giveBack voids a reservation of which nothing was spent. Without room for that, it expires at the service by itself.
 func (l *lease) giveBack(e *settlement) {
 	e.payload = l.payload(e)
 	if l.flow.outbox.add(e) == inMemory {
@@ -263,17 +269,15 @@ func (l *lease) note(payload any) {
 	l.noteLocked(payload, time.Now())
 }
 
-// sweep ends the slices whose time is over, and all of them where all is set, and forgets idle leases. It returns requests that outlast their slice, which
-// are to get reservations of their own, so that it can be settled.
-func (ls *leases) sweep(now time.Time, all bool) (outlasting []*Call) {
+// sweep ends the slices whose time is over, and forgets idle leases. It returns requests that outlast their slice, which are to get reservations of their
+// own, so that it can be settled.
+func (ls *leases) sweep(now time.Time) (outlasting []*Call) {
 	ls.byAlias.Range(func(key, v any) bool {
 		l := v.(*lease)
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		for len(l.slices) > 0 && (all || !now.Before(l.slices[0].until)) {
-			s := l.slices[0]
-			l.slices = l.slices[1:]
-			s.closeLocked()
+		for len(l.slices) > 0 && !now.Before(l.slices[0].until) {
+			l.closeFirstLocked()
 		}
 		l.over = slices.DeleteFunc(l.over, func(s *slice) bool { return s.settled })
 		for _, s := range l.over {
@@ -286,4 +290,24 @@ func (ls *leases) sweep(now time.Time, all bool) (outlasting []*Call) {
 		return true
 	})
 	return outlasting
+}
+
+// closeAll ends all slices. Where the flow is stopped, none begins afterwards.
+func (ls *leases) closeAll() {
+	ls.byAlias.Range(func(_, v any) bool {
+		l := v.(*lease)
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		for len(l.slices) > 0 {
+			l.closeFirstLocked()
+		}
+		return true
+	})
+}
+
+// closeFirstLocked ends the slice that is spent from.
+func (l *lease) closeFirstLocked() {
+	s := l.slices[0]
+	l.slices = l.slices[1:]
+	s.closeLocked()
 }

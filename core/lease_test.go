@@ -180,12 +180,7 @@ func TestLeaseWithoutAnAnswer(t *testing.T) {
 		var silent atomic.Bool
 		h := bubble(t, func(s *sockettest.Server) {
 			leaseReports(100_000)(s)
-			s.Handle(func(sockettest.Message) sockettest.Reply {
-				if silent.Load() {
-					return sockettest.Silence()
-				}
-				return sockettest.Default()
-			})
+			mute(s, &silent)
 		}, leased)
 		handler := h.route("/reports", ok)
 		for range 200 {

@@ -59,7 +59,7 @@ func (f *Flow) refreshOnce() error {
 		return err
 	}
 	f.use(c)
-	if f.cfg.SpoolDir != "" && f.kept != c.digest {
+	if f.cfg.SpoolDir != "" && f.keptDigest != c.digest {
 		f.keepDescription(d, c.digest)
 	}
 	return nil

@@ -86,7 +86,7 @@ func (s *sender) run() {
 			runtime.Gosched()
 			s.batch(s.retry.Swap(false))
 		case <-tick.C:
-			for _, c := range s.flow.leases.sweep(time.Now(), false) {
+			for _, c := range s.flow.leases.sweep(time.Now()) {
 				s.reserveOutlasting(c)
 			}
 			s.batch(true)
@@ -189,9 +189,13 @@ func (s *sender) reserve(c *Call) {
 
 // reserveOutlasting sends a reservation of its own for a request that outlasts its slice.
 func (s *sender) reserveOutlasting(c *Call) {
+	err := socket.ErrNotConnected
 	if lane := s.current(); lane != nil {
 		s.scratch = appendReservation(s.scratch[:0], c.alias, c.ids[:uuidLen], c.reserved)
-		_ = lane.Post(socket.TypeRequestForAllocation, newIDs(), s.scratch, (*outlasting)(c)) // it is tried again
+		err = lane.Post(socket.TypeRequestForAllocation, newIDs(), s.scratch, (*outlasting)(c))
+	}
+	if err != nil {
+		c.slice.notAsked(c) // it is tried again
 	}
 }
 

@@ -25,14 +25,6 @@ type slice struct {
 	askAt   time.Time // when such reservations are due; over
 }
 
-// newSliceSettlement is what a slice of that amount will be settled by.
-func newSliceSettlement(l *lease, amount float64) *settlement {
-	ids := newIDs()
-	e := &settlement{flow: l.flow, alias: l.alias, id: ids[:uuidLen], reserveID: ids, reserved: amount, lease: l}
-	e.known.Store(true)
-	return e
-}
-
 // take lets c in, if there is room for it. The lease's mu is held.
 func (s *slice) take(c *Call) bool {
 	if s.left < c.reserved {
@@ -89,14 +81,12 @@ func (s *slice) leaveLocked(c *Call) bool {
 	asked, in := s.running[c]
 	delete(s.running, c)
 	if asked {
-		e := &settlement{flow: c.flow, alias: c.alias, id: c.ids[:uuidLen], reserveID: c.ids, reserved: c.reserved, lease: s.lease}
-		e.known.Store(true)
-		s.lease.giveBack(e)
+		s.lease.giveBack(s.lease.newSettlement(c.ids, c.reserved))
 	}
 	return in
 }
 
-// outlastingLocked appends the requests for which a reservation of their own is due.
+// outlastingLocked appends the requests for which a reservation of their own is due, and takes it for asked for: one that ends from then on has it voided.
 func (s *slice) outlastingLocked(list []*Call, now time.Time) []*Call {
 	if s.settled || now.Before(s.askAt) {
 		return list
@@ -107,6 +97,15 @@ func (s *slice) outlastingLocked(list []*Call, now time.Time) []*Call {
 		list = append(list, c)
 	}
 	return list
+}
+
+// notAsked says that a reservation of c's own did not go out after all.
+func (s *slice) notAsked(c *Call) {
+	s.lease.mu.Lock()
+	defer s.lease.mu.Unlock()
+	if _, in := s.running[c]; in {
+		s.running[c] = false
+	}
 }
 
 // outlasting is the completion of the reservation that a request gets for itself when its slice is over.

@@ -20,10 +20,11 @@ const (
 // sender: a settlement is written while it is on its way. When the list in memory is full, later settlements go to disk alone, and come
 // back in their order.
 type spool struct {
-	flow *Flow
-	wake chan struct{} // capacity 1
-	stop chan struct{}
-	done chan struct{}
+	flow    *Flow
+	maxList int64         // bytes of the list in memory past which settlements go to disk alone
+	wake    chan struct{} // capacity 1
+	stop    chan struct{}
+	done    chan struct{}
 
 	// Owned by run.
 	queue      *diskqueue.Queue
@@ -59,7 +60,7 @@ func openSpool(f *Flow) (*spool, error) {
 		return nil, fmt.Errorf("core: SpoolDir: %w", err)
 	}
 	s := &spool{
-		flow: f, queue: queue, loaded: make(map[uint64]struct{}),
+		flow: f, maxList: f.cfg.MaxPendingBytes / 2, queue: queue, loaded: make(map[uint64]struct{}),
 		wake: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{}),
 	}
 	if queue.Aside() != "" {
@@ -105,8 +106,7 @@ func (s *spool) countLeft() error {
 
 // takeLocked hands over a settlement to be written. It reports whether the spool alone has it.
 func (s *spool) takeLocked(e *settlement) (away bool) {
-	o := s.flow.outbox
-	if o.bytes-s.waiting > s.flow.cfg.MaxPendingBytes/2 {
+	if s.listBytesLocked() > s.maxList {
 		s.behind = true
 	}
 	if s.behind {
@@ -116,6 +116,9 @@ func (s *spool) takeLocked(e *settlement) (away bool) {
 	s.queueLocked(e)
 	return e.away
 }
+
+// listBytesLocked is what the settlements in the list take.
+func (s *spool) listBytesLocked() int64 { return s.flow.outbox.bytes - s.waiting }
 
 func (s *spool) queueLocked(e *settlement) {
 	e.queued = true
@@ -186,7 +189,8 @@ func (s *spool) close() {
 	<-s.done
 }
 
-// turn does what there is to do.
+// turn writes what was handed over and, with sync, makes it durable and gives back the disk that is no longer needed. After a failure it waits a while, and memory
+// takes what the disk does not.
 func (s *spool) turn(sync bool) {
 	if s.failed == nil || !time.Now().Before(s.retryAt) {
 		err := s.write()
@@ -324,7 +328,7 @@ func (s *spool) bringBack() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for _, e := range s.unwrittenLocked() {
-		if o.bytes-s.waiting > s.flow.cfg.MaxPendingBytes/2 {
+		if s.listBytesLocked() > s.maxList {
 			return
 		}
 		if e.away {

@@ -5,13 +5,12 @@ import "slices"
 // load reads settlements back that are on disk alone, when half of the list's room is free.
 func (s *spool) load() {
 	o := s.flow.outbox
-	limit := s.flow.cfg.MaxPendingBytes / 2
 	inList := func() int64 {
 		o.mu.Lock()
 		defer o.mu.Unlock()
-		return o.bytes - s.waiting
+		return s.listBytesLocked()
 	}
-	for s.from != 0 && inList() < limit/2 {
+	for s.from != 0 && inList() < s.maxList/2 {
 		next, err := s.queue.Read(s.from, func(entry uint64, data []byte) bool {
 			if _, ok := s.loaded[entry]; ok {
 				delete(s.loaded, entry)
@@ -26,7 +25,7 @@ func (s *spool) load() {
 			defer o.mu.Unlock()
 			o.bytes += e.size()
 			o.linkLocked(e)
-			return o.bytes-s.waiting < limit
+			return s.listBytesLocked() < s.maxList
 		})
 		if err != nil {
 			next = s.discard(next, err)
@@ -66,6 +65,12 @@ func (s *spool) caughtUp() {
 // discard gives up entries that can't be read, and returns where to go on.
 func (s *spool) discard(from uint64, err error) (next uint64) {
 	count, next := s.queue.Discard(from)
+	for entry := range s.loaded {
+		if entry >= from && entry < next {
+			delete(s.loaded, entry)
+			count-- // it is in memory
+		}
+	}
 	s.flow.log.Error("usageflow: settlements in the spool can't be read, and are lost", "count", count, "error", err)
 	o := s.flow.outbox
 	o.mu.Lock()

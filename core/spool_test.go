@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -24,8 +25,13 @@ func spooled(dir string) func(*core.Config) {
 
 // unanswered leaves settlements without an answer while it is told to.
 func unanswered(srv *sockettest.Server, silent *atomic.Bool) {
+	mute(srv, silent, socket.TypeUseAllocation)
+}
+
+// mute leaves messages of the types, or all where none is named, without an answer while it is told to.
+func mute(srv *sockettest.Server, silent *atomic.Bool, types ...string) {
 	srv.Handle(func(m sockettest.Message) sockettest.Reply {
-		if m.Type == socket.TypeUseAllocation && silent.Load() {
+		if silent.Load() && (len(types) == 0 || slices.Contains(types, m.Type)) {
 			return sockettest.Silence()
 		}
 		return sockettest.Default()
@@ -266,6 +272,38 @@ func TestSpoolIsDamaged(t *testing.T) {
 	next.eventually("what can be read", func(s core.Stats) bool { return s.Settled > 20 && s.Settled == s.Admitted })
 	if next.logs.Count("files of the spool are damaged") != 1 {
 		t.Errorf("log:\n%s", next.logs)
+	}
+}
+
+// Entries that can't be read any more, while they wait on disk, are counted as dropped, and those behind them are sent.
+func TestSpoolIsDamagedWhileOpen(t *testing.T) {
+	dir := t.TempDir()
+	var silent atomic.Bool
+	silent.Store(true)
+	h := newHarness(t, func(s *sockettest.Server) { unanswered(s, &silent) }, spooled(dir))
+	const n = 1000
+	for i := range n {
+		h.do(h.route("/x", ok), get("/x"))
+		if i%20 == 0 {
+			h.eventually("room", func(s core.Stats) bool { return s.Pending < 20 })
+		}
+	}
+	h.eventually("all on disk", func(s core.Stats) bool { return s.Spooled == n })
+	files, err := filepath.Glob(dir + "/*.wal")
+	if err != nil || len(files) < 4 {
+		t.Fatal(files, err)
+	}
+	if err := os.WriteFile(files[2], make([]byte, 64<<10), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	silent.Store(false)
+	h.srv.DropAll()
+	s := h.eventually("the rest", func(s core.Stats) bool { return s.Settled+s.Dropped == n })
+	if s.Dropped < 20 || s.Dropped > n/2 || h.logs.Count("settlements in the spool can't be read") != 1 {
+		t.Errorf("stats %+v, log:\n%s", s, h.logs)
+	}
+	if err := h.flow.Shutdown(t.Context()); err != nil {
+		t.Error(err)
 	}
 }
 

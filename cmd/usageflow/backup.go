@@ -2,14 +2,13 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
-	"path/filepath"
 	"strings"
 
+	"github.com/usageflow/usageflow-go-middleware/internal/replacefile"
 	"github.com/usageflow/usageflow-go-middleware/service"
 	"github.com/usageflow/usageflow-go-middleware/service/sqlite"
 )
@@ -47,28 +46,12 @@ func backup(ctx context.Context, args []string, stdout, stderr io.Writer) error 
 		text, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10)) // it explains the status, if it can
 		return fmt.Errorf("the service answers %s %s", resp.Status, strings.TrimSpace(string(text)))
 	}
-	n, err := replaceFile(files[0], resp.Body)
+	n, err := replacefile.Write(files[0], resp.Body)
 	if err != nil {
 		return err
 	}
 	fmt.Fprintf(stdout, "%s holds the ledger, %d bytes.\n", files[0], n)
 	return nil
-}
-
-// replaceFile writes a file that is whole, or leaves what was there.
-func replaceFile(name string, from io.Reader) (n int64, err error) {
-	f, err := os.CreateTemp(filepath.Dir(name), filepath.Base(name)+"-*.tmp")
-	if err != nil {
-		return 0, err
-	}
-	n, err = io.Copy(f, from)
-	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
-		err = os.Rename(f.Name(), name)
-	}
-	if err != nil {
-		return 0, errors.Join(err, os.Remove(f.Name()))
-	}
-	return n, nil
 }
 
 const restoreSummary = `restore makes the data folder of usageflow serve out of FILE, which usageflow backup has written. It touches no folder that is not

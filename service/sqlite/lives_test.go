@@ -17,6 +17,28 @@ import (
 	"github.com/usageflow/usageflow-go-middleware/service/ledgertest"
 )
 
+// nowAndThen makes one of 15 changes of the disk fail. The rng is used with mu held.
+func nowAndThen(disk *waltest.Disk, rng *rand.Rand, mu *sync.Mutex) {
+	disk.Fault(func(string, string) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if rng.IntN(15) == 0 {
+			return syscall.EIO
+		}
+		return nil
+	})
+}
+
+// copyOf is a folder with what is in dir.
+func copyOf(t *testing.T, dir string) string {
+	t.Helper()
+	to := t.TempDir()
+	if err := os.CopyFS(to, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	return to
+}
+
 // In lives with faults and crashes every operation is sent again until it is answered: in the end each id is charged once, no more
 // were admitted than the limit lets pass, and nothing acknowledged is missing.
 func TestLivesWithFaults(t *testing.T) {
@@ -41,24 +63,14 @@ func live(t *testing.T, seed uint64) {
 		if folds {
 			opts.foldInterval, opts.FoldAfter = 3*time.Millisecond, 4
 		}
-		saved := t.TempDir()
-		if err := os.CopyFS(saved, os.DirFS(dir)); err != nil {
-			t.Fatal(err)
-		}
+		saved := copyOf(t, dir)
 		left := -1
 		if !last {
 			left = 20 + rng.IntN(150)
 		}
 		disk = disk.AfterCrash(rng, life > 0 && rng.IntN(2) == 0, left)
 		if !last {
-			disk.Fault(func(string, string) error {
-				rngMu.Lock()
-				defer rngMu.Unlock()
-				if rng.IntN(15) == 0 {
-					return syscall.EIO
-				}
-				return nil
-			})
+			nowAndThen(disk, rng, &rngMu)
 		}
 		store, err := openOn(opts, wal.Options{Files: disk, Segment: 2048})
 		if err != nil {
@@ -135,19 +147,9 @@ func TestWindowsWithFaults(t *testing.T) {
 			if folds {
 				opts.foldInterval, opts.FoldAfter = 2*time.Millisecond, 3
 			}
-			saved := t.TempDir()
-			if err := os.CopyFS(saved, os.DirFS(dir)); err != nil {
-				t.Fatal(err)
-			}
+			saved := copyOf(t, dir)
 			disk = disk.AfterCrash(rng, life > 0 && rng.IntN(2) == 0, 60+rng.IntN(150))
-			disk.Fault(func(string, string) error {
-				mu.Lock()
-				defer mu.Unlock()
-				if rng.IntN(15) == 0 {
-					return syscall.EIO
-				}
-				return nil
-			})
+			nowAndThen(disk, rng, &mu)
 			s, err := openOn(opts, wal.Options{Files: disk, Segment: 2048})
 			if err != nil {
 				if !errors.Is(err, waltest.ErrCrashed) && !errors.Is(err, syscall.EIO) {
