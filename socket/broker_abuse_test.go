@@ -254,7 +254,7 @@ func TestBrokerAbandonedAnswers(t *testing.T) {
 	before := heapInUse()
 	var answers []io.ReadCloser
 	for range abandoned {
-		resp, err := consumer.SendContext(socket.ContextWithMetadata(t.Context(), map[string]string{"size": "much"}), strings.NewReader("question"))
+		resp, err := consumer.SendContext(t.Context(), strings.NewReader("question"), socket.WithMetadata(map[string]string{"size": "much"}))
 		if err != nil {
 			t.Fatal(err)
 		}

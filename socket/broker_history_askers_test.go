@@ -140,7 +140,7 @@ func (h *history) attempt(a *attempt) error {
 		answer, err = consumer.Send(body, q.timeout)
 	} else {
 		var closable io.ReadCloser
-		closable, err = consumer.SendContext(socket.ContextWithMetadata(ctx, a.metadata()), body)
+		closable, err = consumer.SendContext(ctx, body, socket.WithMetadata(a.metadata()))
 		if closable != nil { // else answer would not be nil
 			answer = closable
 		}

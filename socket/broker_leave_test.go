@@ -240,8 +240,8 @@ func TestBrokerHandlerThatExits(t *testing.T) {
 	})
 	consumer := rig.consumer()
 	for range 3 {
-		ctx, cancel := context.WithTimeout(socket.ContextWithMetadata(t.Context(), map[string]string{"do": "exit"}), 5*time.Second)
-		resp, err := consumer.SendContext(ctx, strings.NewReader("question"))
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		resp, err := consumer.SendContext(ctx, strings.NewReader("question"), socket.WithMetadata(map[string]string{"do": "exit"}))
 		if err == nil {
 			_, err = io.ReadAll(resp)
 		}
@@ -339,7 +339,7 @@ func TestBrokerSendReadsWhatIsInMemory(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			for range rounds {
 				body := bytes.NewBuffer(make([]byte, size))
-				resp, err := consumer.SendContext(socket.ContextWithMetadata(t.Context(), metadata), body)
+				resp, err := consumer.SendContext(t.Context(), body, socket.WithMetadata(metadata))
 				if err != nil {
 					t.Fatal(err)
 				}

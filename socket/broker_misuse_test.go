@@ -320,7 +320,7 @@ func TestBrokerUselessOptions(t *testing.T) {
 			t.Fatalf("NewConsumer on %v: %v", channel, err)
 		}
 		defer consumer.Close()
-		resp, err := consumer.SendContext(socket.ContextWithMetadata(t.Context(), nil), strings.NewReader("hello"))
+		resp, err := consumer.SendContext(t.Context(), strings.NewReader("hello"), socket.WithMetadata(nil))
 		if err != nil {
 			t.Fatalf("SendContext on %v: %v", channel, err)
 		}

@@ -85,8 +85,7 @@ func ExampleProvider_Serve() {
 		log.Fatal(err)
 	}
 	defer consumer.Close()
-	ctx := socket.ContextWithMetadata(context.Background(), map[string]string{"greeting": "hello"})
-	resp, err := consumer.SendContext(ctx, strings.NewReader("world"))
+	resp, err := consumer.SendContext(context.Background(), strings.NewReader("world"), socket.WithMetadata(map[string]string{"greeting": "hello"}))
 	if err != nil {
 		log.Fatal(err)
 	}

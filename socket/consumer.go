@@ -39,15 +39,6 @@ func NewConsumer(addr string, channelID uuid.UUID, opts ...ClientOption) (*Consu
 	return &Consumer{client: c}, nil
 }
 
-type metadataKey struct{}
-
-// ContextWithMetadata returns a context whose requests carry m, at most 8 KiB of keys and values, which is
-// not to be changed any more; the provider finds it in Request.Metadata. Customary keys are traceparent,
-// identity and idempotency-key.
-func ContextWithMetadata(ctx context.Context, m map[string]string) context.Context {
-	return context.WithValue(ctx, metadataKey{}, m)
-}
-
 // Send sends what r has to its end, and returns when the answer begins; the answer's reader gives it as
 // it arrives. timeout bounds all of it, from the first byte of r to the last of the answer; 0 is 30 s.
 // When it is over, errors.Is(err, context.DeadlineExceeded) is true of what Send or the reader returns; so it
@@ -63,7 +54,7 @@ func (c *Consumer) Send(r io.Reader, timeout time.Duration) (io.Reader, error) {
 	if timeout == 0 {
 		timeout = defaultTimeout
 	}
-	answer, err := c.send(context.Background(), r, timeout)
+	answer, err := c.send(context.Background(), r, timeout, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -72,8 +63,8 @@ func (c *Consumer) Send(r io.Reader, timeout time.Duration) (io.Reader, error) {
 
 // SendContext is Send with a context: when it ends, the request does, and the provider is told. Its
 // deadline is the request's; without one the request may take any time. Close the answer when it is not
-// read to its end. See ContextWithMetadata.
-func (c *Consumer) SendContext(ctx context.Context, r io.Reader) (io.ReadCloser, error) {
+// read to its end.
+func (c *Consumer) SendContext(ctx context.Context, r io.Reader, opts ...SendOption) (io.ReadCloser, error) {
 	if ctx == nil {
 		return nil, errNilContext
 	}
@@ -84,7 +75,7 @@ func (c *Consumer) SendContext(ctx context.Context, r io.Reader) (io.ReadCloser,
 	if deadline, ok := ctx.Deadline(); ok {
 		timeout = time.Until(deadline)
 	}
-	answer, err := c.send(ctx, r, timeout)
+	answer, err := c.send(ctx, r, timeout, opts)
 	if err != nil {
 		return nil, err
 	}
@@ -99,7 +90,7 @@ func (c *Consumer) Close() error {
 	return nil
 }
 
-func (c *Consumer) send(ctx context.Context, r io.Reader, timeout time.Duration) (*answer, error) {
+func (c *Consumer) send(ctx context.Context, r io.Reader, timeout time.Duration, opts []SendOption) (*answer, error) {
 	switch {
 	case r == nil:
 		return nil, errNilReader
@@ -107,10 +98,9 @@ func (c *Consumer) send(ctx context.Context, r io.Reader, timeout time.Duration)
 		return nil, ErrTimeout
 	}
 	req := broker.Request{ID: newRequestID(), Timeout: min(timeout, longestTimeout)}
-	if m, _ := ctx.Value(metadataKey{}).(map[string]string); len(m) > 0 {
-		var err error
-		if req.Metadata, err = frame.AppendMetadata(nil, m); err != nil {
-			return nil, fmt.Errorf("socket: metadata of more than %d bytes", frame.MaxMetadata)
+	for _, opt := range opts {
+		if err := opt.applyToRequest(&req); err != nil {
+			return nil, err
 		}
 	}
 	s, err := c.client.session()

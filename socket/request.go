@@ -21,7 +21,7 @@ type Request struct {
 	// Context ends when nobody waits for the answer: it is complete, the consumer gave up, the time is
 	// over, or the connection to the broker was lost. Its deadline is the request's.
 	Context context.Context //nolint:containedctx // it is the request's own, as in net/http
-	// Metadata is what the consumer's ContextWithMetadata said, nil for nothing.
+	// Metadata is what the consumer's WithMetadata said, nil for nothing.
 	Metadata map[string]string
 }
 
