@@ -203,7 +203,7 @@ func (f *Flow) current(ctx context.Context) *configuration {
 func (f *Flow) decide(ctx context.Context, c *Call) *Denial {
 	asked := ctx
 	var l *lease
-	if f.cfg.Lease {
+	if f.cfg.Lease && !c.repeatable && c.receipt == nil { // else it has its own settlement
 		l = f.leases.get(c)
 	}
 	if l != nil {

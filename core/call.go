@@ -50,20 +50,22 @@ func (r *Request) decodeParams() {
 // use, and do nothing on a nil Call.
 type Call struct {
 	// Static after construction.
-	flow      *Flow
-	rule      *rule
-	ids       string // the allocation id, then "r": the id of the message that reserves it
-	alias     string
-	requestID string
-	reserved  float64
-	start     time.Time
-	method    string
-	rawURL    string // the path; with the masked query where queries are captured
-	clientIP  string
-	userAgent string
-	request   *http.Request // only to capture from; nil for a job
-	param     func(string) string
-	ctx       callContext
+	flow       *Flow
+	rule       *rule
+	ids        string // the allocation id, then "r": the id of the message that reserves it
+	alias      string
+	requestID  string
+	reserved   float64
+	start      time.Time
+	method     string
+	receipt    *receipt // of a job that waits until it is settled; else nil
+	repeatable bool     // another run may settle the same id
+	rawURL     string   // the path; with the masked query where queries are captured
+	clientIP   string
+	userAgent  string
+	request    *http.Request // only to capture from; nil for a job
+	param      func(string) string
+	ctx        callContext
 
 	granted    string                     // the id that the service made in place of ours, or the slice's; set before the handler runs
 	slice      *slice                     // that let it in; nil where it was decided by itself. Set before the handler runs

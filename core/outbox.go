@@ -55,7 +55,8 @@ type settlement struct {
 	settles   int64 // how many requests it settles with an amount, and
 	voids     int64 // without one; it takes no part in Stats where both are 0: it voids a request that was refused
 	payload   []byte
-	lease     *lease // of a slice's: its amount, settles, voids and payload change under the outbox's mu as long as it accrues
+	receipt   *receipt // given when it can't be lost any more, or is
+	lease     *lease   // of a slice's: its amount, settles, voids and payload change under the outbox's mu as long as it accrues
 
 	known   atomic.Bool // the service has answered the reservation
 	waiting atomic.Bool // a reservation that went out with the settlement waits for its answer
@@ -222,6 +223,7 @@ func (o *outbox) confirm(e *settlement) {
 	}
 	o.wakeLocked()
 	o.mu.Unlock()
+	e.receipt.give()
 	if e.amount < e.reserved {
 		o.flow.refusals.forget(e.alias) // what was held beyond it is free again
 	}
@@ -232,6 +234,14 @@ func (o *outbox) confirm(e *settlement) {
 		}
 		o.flow.observe(Event{Kind: kind, Alias: e.alias, AllocationID: e.id, Amount: e.amount})
 	}
+}
+
+// leave counts a job that charges nothing, and leaves its reservation to the run that follows.
+func (o *outbox) leave() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.voided++
+	o.wakeLocked()
 }
 
 func (o *outbox) removeLocked(e *settlement) {
@@ -289,6 +299,7 @@ func (o *outbox) abandon() (lost, onDisk int64) {
 	for o.oldest != nil {
 		e := o.oldest
 		o.removeLocked(e)
+		e.receipt.give()
 		o.dropped += e.weight() - e.onDiskWeight
 		if e.weight() == 0 && !e.accruing {
 			lost++

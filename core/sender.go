@@ -152,6 +152,7 @@ func (s *sender) abandon() {
 // drop counts the end of a call as lost.
 func (s *sender) drop(c *Call, why string) {
 	c.giveMemory()
+	c.receipt.give()
 	s.flow.outbox.drop(c.alias, c.AllocationID(), 1, why)
 	if c.slice != nil {
 		c.slice.requestLost(c)
@@ -226,9 +227,15 @@ func (s *sender) settle(c *Call, now time.Time) {
 		}
 		id = c.ids[:uuidLen]
 	}
+	if c.repeatable && c.panicked && amount == 0 {
+		s.flow.outbox.leave()
+		c.receipt.give()
+		s.flow.observe(Event{Kind: EventVoided, Alias: c.alias, AllocationID: id})
+		return
+	}
 	s.scratch = c.appendSettlement(s.scratch[:0], id, amount)
 	e := &settlement{
-		flow: s.flow, alias: c.alias, id: id, reserveID: c.ids, reserved: c.reserved, amount: amount,
+		flow: s.flow, alias: c.alias, id: id, reserveID: c.ids, reserved: c.reserved, amount: amount, receipt: c.receipt,
 		payload: append(make([]byte, 0, len(s.scratch)), s.scratch...),
 		lane:    c.lane,
 	}
@@ -242,6 +249,7 @@ func (s *sender) settle(c *Call, now time.Time) {
 	}
 	placed := s.flow.outbox.add(e)
 	if placed == noRoom {
+		e.receipt.give()
 		s.flow.outbox.drop(e.alias, e.id, 1, "too many settlements are unconfirmed")
 		return
 	}

@@ -296,6 +296,7 @@ func (s *spool) flushedLocked() {
 	o := s.flow.outbox
 	for _, w := range s.written {
 		e := w.settlement
+		e.receipt.give()
 		switch {
 		case e.away:
 			o.bytes -= e.size()

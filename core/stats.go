@@ -11,7 +11,7 @@ import (
 type Stats struct {
 	Admitted int64 // reserved, or let pass while the service gave no decision
 	Settled  int64 // confirmed by the service, with an amount
-	Voided   int64 // confirmed by the service, with amount 0
+	Voided   int64 // confirmed by the service, with amount 0; jobs with an ID that panicked among them, whose reservation another run may settle
 	Pending  int64 // running, or not confirmed yet
 	Spooled  int64 // in SpoolDir, and not confirmed yet; what an earlier process has left there counts as Admitted too
 	Dropped  int64 // lost: the bound on memory was reached, or the process ended first
