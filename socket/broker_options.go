@@ -97,6 +97,7 @@ type serverConfig struct {
 	token     string
 	authorize func(Peer) error
 	limits    Limits
+	mesh      Mesh // nil without one
 	log       *slog.Logger
 }
 

@@ -60,6 +60,11 @@ type link struct {
 // newLink starts the writer of a connection whose handshake is over. out is not yet in use.
 func newLink(conn net.Conn, out *broker.Outbox) *link {
 	l := &link{conn: conn, tls: transportOf(conn), out: out, try: tryWriter(conn), handOver: make(chan struct{}, 1), done: make(chan struct{})}
+	if c, ok := conn.(interface {
+		TryWrite(b []byte) (n int, err error)
+	}); ok {
+		l.try = c.TryWrite
+	}
 	l.heard.Store(sinceEpoch())
 	l.writer.Go(l.write)
 	return l

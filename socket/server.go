@@ -41,6 +41,7 @@ type Server struct {
 	state      serverState
 	listener   net.Listener
 	conns      map[*serverConn]struct{}
+	links      int            // of conns: to and from other servers
 	handshakes *list.List     // of *serverConn, the oldest first
 	wg         sync.WaitGroup // of goroutines; Add needs mu
 
@@ -78,6 +79,9 @@ func NewServer(port string, opts ...ServerOption) *Server {
 	s.clock = newClock(func(now int64) int64 { return s.relay.Expire(now) }, s.watch)
 	limits := broker.Limits{Streams: s.cfg.limits.Streams, Window: s.cfg.limits.Window, Memory: s.cfg.limits.Memory}
 	s.relay = broker.NewRelay(limits, 4*runtime.GOMAXPROCS(0), s.clock.alarm)
+	if s.cfg.mesh != nil {
+		s.relay.Seek = s.seek
+	}
 	return s
 }
 
@@ -108,6 +112,11 @@ func (s *Server) Start() error {
 	}
 	if tcp, ok := ln.Addr().(*net.TCPAddr); ok && !tcp.IP.IsLoopback() && s.cfg.token == "" && s.cfg.authorize == nil && s.cfg.tls == nil {
 		s.cfg.log.Warn("the broker lets anyone in who can reach it: use WithToken, WithAuthorizer or mutual TLS", "address", ln.Addr().String())
+	}
+	if s.cfg.mesh != nil {
+		if err := s.cfg.mesh.Join(meshNode{s}); err != nil {
+			return errors.Join(fmt.Errorf("socket: join the mesh: %w", err), ln.Close())
+		}
 	}
 	s.listener, s.state = ln, serverRunning
 	s.clock.start()
@@ -193,10 +202,16 @@ func (s *Server) drain(running bool) {
 	if err := s.listener.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
 		s.cfg.log.Warn("closing the broker's listener failed", "error", err)
 	}
+	if s.cfg.mesh != nil {
+		s.cfg.mesh.Drain()
+	}
 	s.relay.Drain()
 	s.cutOff = !s.waitIdle()
 	s.cut()
 	s.wg.Wait()
+	if s.cfg.mesh != nil {
+		s.cfg.mesh.Leave()
+	}
 	s.clock.stop()
 }
 

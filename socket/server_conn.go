@@ -44,7 +44,14 @@ func (c *serverConn) serve() {
 		_ = c.conn.Close() // it says no more
 		return
 	}
-	err = c.link.read(c.node.Receive)
+	c.run()
+	s.changed(c.peer.Channel)
+}
+
+// run serves a connection that was let in, until it has ended.
+func (c *serverConn) run() {
+	s := c.server
+	err := c.link.read(c.node.Receive)
 	switch {
 	case brokeProtocol(err):
 		s.counts.violations.Add(1)
@@ -199,9 +206,7 @@ func (c *serverConn) refuse(code frame.Code, reason string) error {
 func (c *serverConn) letIn() error {
 	s := c.server
 	c.node = s.relay.NewConn(frame.Role(c.peer.Role), c.peer.Channel)
-	c.link = newLink(c.conn, &c.node.Out)
-	c.link.backlog = maxBacklog
-	c.node.Out.Flush = c.link.flush
+	c.startLink()
 	err := c.conn.SetDeadline(time.Time{})
 	if err == nil {
 		err = c.enter()
@@ -210,6 +215,7 @@ func (c *serverConn) letIn() error {
 		welcome := frame.WelcomePayload{Version: frame.ProtocolVersion, Streams: uint32(s.cfg.limits.Streams), Window: uint32(s.cfg.limits.Window)}
 		c.node.Out.Control(frame.Welcome, welcome.Append(nil))
 		s.relay.Connect(c.node)
+		s.changed(c.peer.Channel)
 		c.link.flush()
 	}
 	if err != nil {
@@ -218,11 +224,18 @@ func (c *serverConn) letIn() error {
 	return err
 }
 
+// startLink starts the I/O of the connection of node.
+func (c *serverConn) startLink() {
+	c.link = newLink(c.conn, &c.node.Out)
+	c.link.backlog = maxBacklog
+	c.node.Out.Flush = c.link.flush
+}
+
 // enter makes the connection one that is served, if there is a place for it.
 func (c *serverConn) enter() error {
 	s := c.server
 	s.mu.Lock()
-	state, places := s.state, s.cfg.limits.Connections-len(s.conns)
+	state, places := s.state, s.cfg.limits.Connections+s.links-len(s.conns)
 	if state == serverRunning && places > 0 {
 		s.conns[c] = struct{}{}
 	}

@@ -31,6 +31,9 @@ type Conn struct {
 
 	leaving     bool          // Guarded by Relay.mu.
 	outstanding atomic.Int64  // legs of a provider
+	remote      bool          // another relay's; static
+	places      atomic.Int64  // providers that it has, 1 or more
+	others      atomic.Int64  // requests that it has from others
 	chosen      atomic.Uint64 // the channel's turn at which the provider was chosen last
 
 	// Guarded by Out.mu.
@@ -47,9 +50,15 @@ func (c *Conn) Receive(f *Frame, now int64, b *Batch) error {
 		return c.open(f, now, b)
 	case frame.Head, frame.Data:
 		l, err := c.find(f)
-		if l == nil {
+		switch {
+		case l == nil:
 			return err
+		case l.exchange.detour == nil:
+			return l.other.pass(f, b)
+		case c.role == frame.Consumer:
+			return l.exchange.detour.pass(f, b)
 		}
+		l.exchange.detour.begins()
 		return l.other.pass(f, b)
 	case frame.Credit:
 		n, err := frame.ParseCredit(f.Payload)
@@ -107,9 +116,9 @@ func (c *Conn) open(f *Frame, now int64, b *Batch) error {
 	if err == nil {
 		r.counts[opened].Add(1)
 	}
-	var p *Conn
+	seek := false
 	if code == 0 && err == nil {
-		if p, code = x.dispatch(f, up, up-int64(len(f.Payload))); code == 0 {
+		if code, seek = x.begin(f, up, b); code == 0 {
 			w.running.add(x)
 			if r.noteDeadline(x.deadline.at) && r.alarm != nil {
 				defer r.alarm()
@@ -124,8 +133,8 @@ func (c *Conn) open(f *Frame, now int64, b *Batch) error {
 	case code != 0:
 		c.refuse(x, f.Stream, code)
 		b.touch(&c.Out)
-	default:
-		b.touch(&p.Out)
+	case seek:
+		r.Seek(c.id)
 	}
 	return nil
 }
@@ -156,13 +165,33 @@ func (c *Conn) admit(x *exchange, id uint64, up int64) (frame.Code, error) {
 	return 0, nil
 }
 
-// dispatch chooses the provider and gives it the request. What was reserved for the request is up; it may
+// begin gives the request to a provider, or to a detour. What was reserved for it is up. It returns why not, if so, and whether
+// other relays are to be looked for.
+func (x *exchange) begin(f *Frame, up int64, b *Batch) (code frame.Code, seek bool) {
+	allow := up - int64(len(f.Payload))
+	c := x.consumer.conn
+	p, code := x.dispatch(f, up, allow)
+	if code == 0 {
+		b.touch(&p.Out)
+		return 0, false
+	}
+	if !c.remote && (x.relay.Seek != nil || len(*c.channel.remotes.Load()) > 0) {
+		x.detour = newDetour(x, f, up, allow)
+		if code, seek = x.detour.send(b); code != 0 {
+			x.detour.end()
+		}
+		return code, seek
+	}
+	x.relay.release(c.channel, up)
+	return code, false
+}
+
+// dispatch chooses a provider of this relay and gives it the request. What was reserved for the request is up; it may
 // still send allow bytes.
 func (x *exchange) dispatch(f *Frame, up, allow int64) (*Conn, frame.Code) {
 	for {
-		p, code := x.relay.choose(x.consumer.conn.channel)
+		p, code := x.relay.local(x.consumer.conn.channel)
 		if p == nil {
-			x.relay.release(x.consumer.conn.channel, up)
 			return nil, code
 		}
 		p.Out.mu.Lock()
@@ -233,14 +262,13 @@ func (l *leg) pass(f *Frame, b *Batch) error {
 	out.mu.Unlock()
 	b.touch(out)
 	if held > 0 {
-		l.other.grant(held)
-		b.touch(&l.other.conn.Out)
+		l.grantOther(held, b)
 	}
 	if answer && f.Type == frame.Head {
 		x.answered.Store(true)
 	}
 	if answer && last {
-		x.provider.discard() // it has nothing more to say
+		x.discardProvider() // it has nothing more to say
 	}
 	if drained {
 		x.complete()
@@ -280,9 +308,11 @@ func (c *Conn) receiveCredit(f *Frame, n int64, b *Batch) error {
 		return violation("CREDIT of stream %d, which was not opened", f.Stream)
 	}
 	c.Out.mu.Unlock()
+	if l != nil && c.role == frame.Provider && l.exchange.detour != nil {
+		l.exchange.detour.begins()
+	}
 	if pass > 0 {
-		l.other.grant(pass)
-		b.touch(&l.other.conn.Out)
+		l.grantOther(pass, b)
 	}
 	return nil
 }
@@ -296,11 +326,14 @@ func (c *Conn) receiveReset(f *Frame, b *Batch) error {
 	if l == nil {
 		return err
 	}
+	answered := l.exchange.answered.Load()
 	switch {
 	case c.role == frame.Consumer && code != frame.Deadline:
 		code = frame.Cancelled
 	case c.role == frame.Provider && code == frame.Deadline:
-	case c.role == frame.Provider && (code == frame.Rejected || code == frame.Draining) && !l.exchange.answered.Load():
+	case c.remote && !answered && notBegun(code):
+		return l.refused(code, b)
+	case c.role == frame.Provider && (code == frame.Rejected || code == frame.Draining) && !answered:
 	case c.role == frame.Provider:
 		code = frame.ProviderLost
 	}
@@ -359,7 +392,11 @@ func (c *Conn) Abandon() {
 	}
 	var b Batch
 	for _, l := range legs {
-		l.exchange.end(code, l, &b)
+		if c.role == frame.Provider && l.exchange.detour != nil && l.unsent() {
+			_ = l.refused(frame.Unsent, &b) // it is none of the peer's
+		} else {
+			l.exchange.end(code, l, &b)
+		}
 	}
 	b.Flush()
 }

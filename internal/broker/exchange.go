@@ -35,6 +35,7 @@ type exchange struct {
 	over     bool
 
 	consumer, provider leg
+	detour             *detour // in the place of provider; nil without one. Static after begin
 }
 
 func (x *exchange) due() *deadline { return &x.deadline }
@@ -101,9 +102,27 @@ func (l *leg) afterTake() {
 		l.exchange.complete()
 	}
 	if n > 0 { // that had to wait
-		l.other.grant(n)
-		l.other.conn.Out.Flush()
+		var b Batch
+		l.grantOther(n, &b)
+		b.Flush()
 	}
+}
+
+// grantOther gives the other leg's peer n bytes of credit.
+func (l *leg) grantOther(n uint32, b *Batch) {
+	if l == &l.exchange.consumer && l.exchange.detour != nil {
+		l.exchange.detour.credit(n, b)
+		return
+	}
+	l.other.grant(n)
+	b.touch(&l.other.conn.Out)
+}
+
+// unsent says whether the leg's OPEN still waits.
+func (l *leg) unsent() bool {
+	l.conn.Out.mu.Lock()
+	defer l.conn.Out.mu.Unlock()
+	return !l.gone && !l.send.opened
 }
 
 // credit takes n more bytes of credit from the leg's peer and returns how many of them may be passed on:
@@ -148,7 +167,10 @@ func (x *exchange) end(code frame.Code, from *leg, b *Batch) {
 		return
 	}
 	p := &x.provider
-	if p.conn != nil {
+	if x.detour != nil {
+		p = x.detour.end()
+	}
+	if p != nil && p.conn != nil {
 		out := &p.conn.Out
 		out.mu.Lock()
 		if !p.gone {

@@ -25,6 +25,9 @@ type Limits struct {
 type Relay struct {
 	limits  Limits
 	workers []worker
+	// Seek, if set, is called when a request finds no provider, with its channel: somebody is to look for other relays that have
+	// one, and then calls Connect, or Absent, soon. It does not block. Static after construction.
+	Seek func(uuid.UUID)
 	// alarm is called, if set, when there is a deadline before the one that Expire returned last.
 	alarm   func()
 	next    atomic.Int64 // that deadline
@@ -139,8 +142,12 @@ type channel struct {
 	id        uuid.UUID
 	turn      atomic.Uint64           // how often a provider was chosen
 	providers atomic.Pointer[[]*Conn] // never changed in place
+	remotes   atomic.Pointer[[]*Conn] // likewise: other relays that have providers
 	reserved  atomic.Int64            // of Relay.reserved
 	conns     []*Conn                 // guarded by Relay.mu
+
+	waitMu  sync.Mutex           // nothing is locked under it
+	waiting map[*detour]struct{} // for a provider
 }
 
 // NewConn returns a connection that is not yet connected. Its Out.Flush is to be set.
@@ -152,13 +159,16 @@ func (r *Relay) NewConn(role frame.Role, id uuid.UUID) *Conn {
 
 // Connect makes c one that is served, and a provider one that may be chosen.
 func (r *Relay) Connect(c *Conn) {
-	r.connect(c)
+	ch := r.connect(c)
+	if c.role == frame.Provider {
+		r.resume(ch)
+	}
 	if r.leaving.Load() { // Drain may not have seen it
 		c.sendAway()
 	}
 }
 
-func (r *Relay) connect(c *Conn) {
+func (r *Relay) connect(c *Conn) *channel {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	ch := r.channels[c.id]
@@ -169,26 +179,44 @@ func (r *Relay) connect(c *Conn) {
 	c.channel = ch
 	ch.conns = append(ch.conns, c)
 	ch.setProviders()
+	return ch
 }
 
 // setProviders lists those who may be chosen. It needs Relay.mu.
 func (ch *channel) setProviders() {
-	var list []*Conn
+	var list, remotes []*Conn
 	for _, c := range ch.conns {
-		if c.role == frame.Provider && !c.leaving {
+		switch {
+		case c.role != frame.Provider || c.leaving:
+		case c.remote:
+			remotes = append(remotes, c)
+		default:
 			list = append(list, c)
 		}
 	}
 	ch.providers.Store(&list)
+	ch.remotes.Store(&remotes)
 }
 
-// retire makes sure that c is chosen no more. gone says that it is not there either.
+// retire makes sure that c is chosen no more. gone says that it is not there either. Where it was the last provider,
+// other relays are told.
 func (r *Relay) retire(c *Conn, gone bool) {
+	var b Batch
+	for _, l := range r.remove(c, gone) {
+		l.sendAway()
+		b.touch(&l.Out)
+	}
+	b.Flush()
+}
+
+// remove is retire, and returns the other relays that are to be told.
+func (r *Relay) remove(c *Conn, gone bool) (told []*Conn) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if c.channel == nil || c.leaving && !gone {
-		return // it was never connected, or said so before
+		return nil // it was never connected, or said so before
 	}
+	served := len(*c.channel.providers.Load()) > 0
 	c.leaving = true
 	if gone {
 		c.channel.conns = slices.DeleteFunc(c.channel.conns, func(other *Conn) bool { return other == c })
@@ -197,6 +225,14 @@ func (r *Relay) retire(c *Conn, gone bool) {
 	if len(c.channel.conns) == 0 && r.channels[c.channel.id] == c.channel {
 		delete(r.channels, c.channel.id)
 	}
+	if served && len(*c.channel.providers.Load()) == 0 {
+		for _, l := range c.channel.conns {
+			if l.remote && l.role == frame.Consumer {
+				told = append(told, l)
+			}
+		}
+	}
+	return told
 }
 
 func (r *Relay) conns() []*Conn {
@@ -209,9 +245,9 @@ func (r *Relay) conns() []*Conn {
 	return list
 }
 
-// choose returns the provider with the fewest requests, of several the one that was chosen least recently;
+// local returns the provider with the fewest requests, of several the one that was chosen least recently;
 // or nil and why.
-func (r *Relay) choose(ch *channel) (*Conn, frame.Code) {
+func (r *Relay) local(ch *channel) (*Conn, frame.Code) {
 	providers := *ch.providers.Load()
 	if len(providers) == 0 {
 		return nil, frame.NoProvider
@@ -231,9 +267,39 @@ func (r *Relay) choose(ch *channel) (*Conn, frame.Code) {
 	return best, 0
 }
 
+// choose is local, and where that has none the relay with the least to do for each of its providers, but none of
+// those that were tried.
+func (r *Relay) choose(ch *channel, tried []*Conn) (*Conn, frame.Code) {
+	best, code := r.local(ch)
+	if best != nil {
+		return best, 0
+	}
+	least, oldest := 0.0, uint64(0)
+	for _, c := range *ch.remotes.Load() {
+		n, chosen := c.outstanding.Load(), c.chosen.Load()
+		if slices.Contains(tried, c) {
+			continue
+		}
+		if n >= int64(r.limits.Streams) {
+			code = frame.Busy
+			continue
+		}
+		load := float64(n+c.others.Load()) / float64(c.places.Load())
+		if best == nil || load < least || load == least && chosen < oldest {
+			best, least, oldest = c, load, chosen
+		}
+	}
+	if best == nil {
+		return nil, code
+	}
+	best.chosen.Store(ch.turn.Add(1))
+	return best, 0
+}
+
 // Stats is what a relay has done and does.
 type Stats struct {
 	Consumers, Providers, Running int
+	Links                         int // to and from other relays
 	Opened                        uint64
 	Outcomes                      map[Outcome]uint64
 	Reserved                      int64
@@ -263,9 +329,12 @@ func (r *Relay) Stats(now int64) Stats {
 	for id, ch := range r.channels {
 		st := &ChannelStats{ID: id}
 		for _, c := range ch.conns {
-			if c.role == frame.Consumer {
+			switch {
+			case c.remote:
+				s.Links++
+			case c.role == frame.Consumer:
 				st.Consumers++
-			} else {
+			default:
 				st.Providers++
 			}
 		}

@@ -34,11 +34,11 @@ func TestSchedules(t *testing.T) {
 	var requests, completed int
 	outcomes, codes := map[Outcome]uint64{}, map[frame.Code]bool{}
 	for i := range schedules {
-		w := newWorld(t, *simSeed+uint64(i))
+		w := newWorld(t, *simSeed+uint64(i), 1)
 		w.run()
 		requests += len(w.questions)
 		completed += w.completed
-		for o, n := range w.relay.Stats(w.now).Outcomes {
+		for o, n := range w.outcomes() {
 			outcomes[o] += n
 		}
 		maps.Copy(codes, w.codes)
@@ -66,8 +66,13 @@ type world struct {
 	random *rand.Rand
 	now    int64
 	limits Limits
-	relay  *Relay
+	relays []*Relay
 	faults bool
+
+	links  []*simLink // alive
+	seeks  []seek     // that nobody has dealt with
+	linked int        // links that were made
+	again  int        // seeks while one was under way
 
 	clients   []*simClient // alive
 	questions []*question
@@ -80,14 +85,17 @@ type world struct {
 // Every request id has the same second half, so that all of them are one worker's.
 var simChannels = [2]uuid.UUID{{15: 1}, {15: 2}}
 
-func newWorld(t *testing.T, seed uint64) *world {
+func newWorld(t *testing.T, seed uint64, relays int) *world {
 	w := &world{t: t, seed: seed, random: rand.New(rand.NewPCG(seed, 0)), now: 1, codes: map[frame.Code]bool{}}
 	w.limits = Limits{
 		Streams: w.pick(2, 8, 100),
 		Window:  w.pick(frame.InitialWindow, 100_000, 1<<20),
 		Memory:  int64(w.pick(150_000, 2_000_000, 1<<30, 1<<30)),
 	}
-	w.relay = NewRelay(w.limits, w.pick(1, 4), nil)
+	for range relays {
+		w.relays = append(w.relays, NewRelay(w.limits, w.pick(1, 4), nil))
+	}
+	w.join()
 	w.faults = w.random.IntN(2) == 0
 	return w
 }
@@ -132,8 +140,10 @@ func (w *world) step() {
 		w.tasks[w.random.IntN(len(w.tasks))].step()
 	case n < 94:
 		w.pass(time.Duration(w.random.IntN(20)) * time.Millisecond)
-	case n < 95 && w.faults:
+	case n < 95 && w.faults && w.chance(70):
 		w.breakSomething()
+	case n < 95:
+		w.meshStep()
 	case n < 96 && len(c) < 10:
 		w.connect(frame.Role(1+w.random.IntN(2)), w.random.IntN(2))
 	}
@@ -145,6 +155,10 @@ func (w *world) amount() int {
 }
 
 func (w *world) anyWire() *wire {
+	if len(w.links) > 0 && w.chance(50) {
+		l := w.links[w.random.IntN(len(w.links))]
+		return &l.wires[w.random.IntN(2)]
+	}
 	c := w.clients[w.random.IntN(len(w.clients))]
 	if w.chance(50) {
 		return &c.up
@@ -154,8 +168,10 @@ func (w *world) anyWire() *wire {
 
 func (w *world) pass(d time.Duration) {
 	w.now += int64(d)
-	if w.chance(70) {
-		w.relay.Expire(w.now)
+	for _, r := range w.relays {
+		if w.chance(70) {
+			r.Expire(w.now)
+		}
 	}
 	for _, c := range w.clients {
 		if w.chance(70) {
@@ -169,7 +185,7 @@ func (w *world) breakSomething() {
 		return
 	}
 	if w.chance(3) {
-		w.relay.Drain()
+		w.relays[w.random.IntN(len(w.relays))].Drain()
 		return
 	}
 	c := w.clients[w.random.IntN(len(w.clients))]
@@ -185,6 +201,7 @@ type simClient struct {
 	w        *world
 	role     frame.Role
 	channel  int
+	relay    *Relay
 	conn     *Conn
 	endpoint *Endpoint
 	up, down wire
@@ -193,7 +210,8 @@ type simClient struct {
 }
 
 func (w *world) connect(role frame.Role, channel int) {
-	c := &simClient{w: w, role: role, channel: channel, conn: w.relay.NewConn(role, simChannels[channel])}
+	relay := w.relays[w.random.IntN(len(w.relays))]
+	c := &simClient{w: w, role: role, channel: channel, relay: relay, conn: relay.NewConn(role, simChannels[channel])}
 	c.endpoint = NewEndpoint(EndpointConfig{
 		Role:    role,
 		Welcome: frame.WelcomePayload{Version: 1, Streams: uint32(w.limits.Streams), Window: uint32(w.limits.Window)},
@@ -203,9 +221,9 @@ func (w *world) connect(role frame.Role, channel int) {
 		Drained: func() { c.drained = true },
 	})
 	c.conn.Out.Flush = func() {}
-	c.up = wire{c: c, out: &c.endpoint.Out, receive: c.conn.Receive}
-	c.down = wire{c: c, out: &c.conn.Out, receive: c.endpoint.Receive}
-	w.relay.Connect(c.conn)
+	c.up = wire{w: w, of: role, out: &c.endpoint.Out, receive: c.conn.Receive, at: c.conn}
+	c.down = wire{w: w, of: role, out: &c.conn.Out, receive: c.endpoint.Receive}
+	relay.Connect(c.conn)
 	w.clients = append(w.clients, c)
 }
 
@@ -230,7 +248,9 @@ func (w *world) cut(c *simClient) {
 
 // wire is one direction of a connection.
 type wire struct {
-	c       *simClient
+	w       *world
+	of      frame.Role
+	at      *Conn // what receives, where that is a relay
 	out     *Outbox
 	parcel  Parcel
 	writing bool
@@ -270,7 +290,7 @@ func (w *wire) take() {
 func (w *wire) deliver(n int) bool {
 	space := w.in.Space()
 	if len(space) == 0 {
-		w.c.w.fail("Space is empty")
+		w.w.fail("Space is empty")
 		return false
 	}
 	n = copy(space[:min(n, len(space))], w.flying)
@@ -284,37 +304,38 @@ func (w *wire) deliver(n int) bool {
 	for {
 		ok, err := w.in.Next(&f)
 		if err == nil && ok {
-			err = w.receive(&f, w.c.w.now, &b)
+			err = w.receive(&f, w.w.now, &b)
 		}
-		if ok && f.Type == frame.Reset && w == &w.c.up && w.c.conn.legs[f.Stream] != nil {
-			w.c.w.fail("stream %d was reset, and is there", f.Stream)
+		if ok && f.Type == frame.Reset && w.at != nil && w.at.legs[f.Stream] != nil {
+			w.w.fail("stream %d was reset, and is there", f.Stream)
 		}
 		if err != nil {
-			w.c.w.fail("%v of %v: %v", w.c.role, f.Header, err)
+			w.w.fail("%v of %v: %v", w.of, f.Header, err)
 		}
 		if err != nil || !ok {
 			break
 		}
 	}
 	b.Flush()
-	w.c.checkBounds()
+	if w.at != nil {
+		w.w.checkBounds(w.at)
+	}
 	return true
 }
 
 // checkBounds says which limit does not hold.
-func (c *simClient) checkBounds() {
-	w := c.w
-	if n := len(c.conn.legs); n > w.limits.Streams {
+func (w *world) checkBounds(c *Conn) {
+	if n := len(c.legs); n > w.limits.Streams {
 		w.fail("%d legs, where %d are allowed", n, w.limits.Streams)
 	}
 	var sum int64
-	for id, l := range c.conn.legs {
+	for id, l := range c.legs {
 		sum += l.room
 		if used := l.allow + int64(l.send.bytes); used > l.room || l.room > int64(w.limits.Window)+100 { // an OPEN's metadata come on top
 			w.fail("stream %d has %d bytes on their way or allowed, reserved are %d, and %d is the window", id, used, l.room, w.limits.Window)
 		}
 	}
-	if reserved := w.relay.reserved.Load(); reserved > w.limits.Memory || sum > reserved {
+	if reserved := c.relay.reserved.Load(); reserved > w.limits.Memory || sum > reserved {
 		w.fail("%d bytes are reserved, of them %d on one connection; %d are allowed", reserved, sum, w.limits.Memory)
 	}
 }
@@ -581,7 +602,7 @@ func (w *world) accept(k *task) {
 		return
 	}
 	k.q = w.questions[n]
-	if k.q.task != nil {
+	if k.q.task != nil && !(k.q.task.back && len(w.relays) > 1) { // another relay may take over what was handed back
 		w.fail("request %d was given to two providers", n)
 	}
 	if k.q.c.channel != k.c.channel || k.stream.ID != k.q.stream.ID {
@@ -674,15 +695,24 @@ func (w *world) settle() {
 
 func (w *world) round() bool {
 	moved := false
+	var wires []*wire
 	for _, c := range w.clients {
-		for _, x := range []*wire{&c.up, &c.down} {
-			for x.write(1 << 20) {
-				moved = true
-			}
-			for x.deliver(1 << 20) {
-				moved = true
-			}
+		wires = append(wires, &c.up, &c.down)
+	}
+	for _, l := range w.links {
+		wires = append(wires, &l.wires[0], &l.wires[1])
+	}
+	for _, x := range wires {
+		for x.write(1 << 20) {
+			moved = true
 		}
+		for x.deliver(1 << 20) {
+			moved = true
+		}
+	}
+	for len(w.seeks) > 0 {
+		moved = true
+		w.find()
 	}
 	for _, q := range w.questions {
 		moved = q.step() || moved
@@ -695,7 +725,7 @@ func (w *world) round() bool {
 
 // skip goes to the next deadline, if there is one, but not to those that are never over.
 func (w *world) skip() bool {
-	next := w.relay.Expire(w.now)
+	next := w.expire()
 	for _, c := range w.clients {
 		if at := c.endpoint.Expire(w.now); at > 0 {
 			next = min(next, at)
@@ -705,7 +735,7 @@ func (w *world) skip() bool {
 		return false
 	}
 	w.now = next
-	w.relay.Expire(w.now)
+	w.expire()
 	for _, c := range w.clients {
 		c.endpoint.Expire(w.now)
 	}
@@ -724,7 +754,30 @@ func (w *world) checkRest() {
 			w.fail("Ended was called %d times of the task of request %d", k.ended, k.q.n)
 		}
 	}
-	stats := w.relay.Stats(w.now)
+	for _, r := range w.relays {
+		w.checkRelay(r)
+	}
+	for _, c := range w.clients {
+		c.checkRest()
+	}
+	if o := w.outcomes(); o[Completed] < uint64(w.completed) {
+		w.fail("%d requests were completed, and the relays counted %+v", w.completed, o)
+	}
+	for len(w.links) > 0 {
+		w.cutLink(0)
+	}
+	for len(w.clients) > 0 {
+		w.cut(w.clients[0])
+	}
+	for _, r := range w.relays {
+		if n := len(r.channels); n != 0 {
+			w.fail("%d channels are left", n)
+		}
+	}
+}
+
+func (w *world) checkRelay(r *Relay) {
+	stats := r.Stats(w.now)
 	var outcomes uint64
 	for _, n := range stats.Outcomes {
 		outcomes += n
@@ -732,21 +785,39 @@ func (w *world) checkRest() {
 	if stats.Running != 0 || stats.Reserved != 0 || outcomes != stats.Opened {
 		w.fail("at rest: %+v, and %d outcomes", stats, outcomes)
 	}
-	if at := w.relay.Expire(math.MaxInt64 - 1); at != math.MaxInt64 {
+	if at := r.Expire(math.MaxInt64 - 1); at != math.MaxInt64 {
 		w.fail("the relay waits for %d", at)
 	}
-	for _, c := range w.clients {
-		c.checkRest()
+	for _, ch := range r.channels {
+		if n := len(ch.waiting); n != 0 {
+			w.fail("%d requests wait for a provider", n)
+		}
+		for _, c := range ch.conns {
+			if n := len(c.legs); n != 0 || c.outstanding.Load() != 0 || !c.Out.Idle() {
+				w.fail("%d legs of a %v, %d outstanding", n, c.role, c.outstanding.Load())
+			}
+		}
 	}
-	if stats.Outcomes[Completed] < uint64(w.completed) {
-		w.fail("%d requests were completed, and the relay counted %+v", w.completed, stats.Outcomes)
+}
+
+// expire ends what is due at all relays and returns when the next is.
+func (w *world) expire() int64 {
+	next := int64(math.MaxInt64)
+	for _, r := range w.relays {
+		next = min(next, r.Expire(w.now))
 	}
-	for len(w.clients) > 0 {
-		w.cut(w.clients[0])
+	return next
+}
+
+// outcomes adds up those of all relays.
+func (w *world) outcomes() map[Outcome]uint64 {
+	sum := map[Outcome]uint64{}
+	for _, r := range w.relays {
+		for o, n := range r.Stats(w.now).Outcomes {
+			sum[o] += n
+		}
 	}
-	if n := len(w.relay.channels); n != 0 {
-		w.fail("%d channels are left", n)
-	}
+	return sum
 }
 
 func (c *simClient) checkRest() {
