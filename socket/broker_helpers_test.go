@@ -2,6 +2,7 @@ package socket_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -23,15 +24,34 @@ import (
 )
 
 // brokerRig is a broker on a port of its own, and a channel. What it makes is closed when the test ends,
-// the clients before the broker.
+// the clients before the broker. With -broker.mesh the providers are at another broker of a mesh, far.
 type brokerRig struct {
 	t       testing.TB
 	server  *socket.Server
+	far     *socket.Server
 	addr    string
+	farAddr string
 	channel uuid.UUID
 }
 
 func newBrokerRig(t testing.TB, opts ...socket.ServerOption) *brokerRig {
+	t.Helper()
+	if *meshed {
+		near, far := startBroker(t, append(opts, meshOption(t))...), startBroker(t, append(opts, meshOption(t))...)
+		return &brokerRig{t: t, server: near, far: far, addr: "127.0.0.1:" + near.Port(), farAddr: "127.0.0.1:" + far.Port(), channel: uuid.New()}
+	}
+	server := startBroker(t, opts...)
+	addr := "127.0.0.1:" + server.Port()
+	return &brokerRig{t: t, server: server, far: server, addr: addr, farAddr: addr, channel: uuid.New()}
+}
+
+// stop stops the broker, or both.
+func (b *brokerRig) stop() {
+	_ = b.server.Stop()
+	_ = b.far.Stop()
+}
+
+func startBroker(t testing.TB, opts ...socket.ServerOption) *socket.Server {
 	t.Helper()
 	server := socket.NewServer("0", append([]socket.ServerOption{quietBroker()}, opts...)...)
 	if err := server.Start(); err != nil {
@@ -44,7 +64,7 @@ func newBrokerRig(t testing.TB, opts ...socket.ServerOption) *brokerRig {
 			}
 		})
 	})
-	return &brokerRig{t: t, server: server, addr: "127.0.0.1:" + server.Port(), channel: uuid.New()}
+	return server
 }
 
 type brokerOption interface {
@@ -78,7 +98,7 @@ func (b *brokerRig) provider(opts ...socket.ClientOption) *socket.Provider {
 
 func (b *brokerRig) providerOn(channel uuid.UUID, opts ...socket.ClientOption) *socket.Provider {
 	b.t.Helper()
-	p, err := socket.NewProvider(b.addr, channel, append([]socket.ClientOption{quietBroker()}, opts...)...)
+	p, err := socket.NewProvider(cmp.Or(b.farAddr, b.addr), channel, append([]socket.ClientOption{quietBroker()}, opts...)...)
 	if err != nil {
 		b.t.Fatalf("NewProvider: %v", err)
 	}
@@ -113,8 +133,8 @@ func (b *brokerRig) answering(h socket.Handler) *socket.Provider {
 func (b *brokerRig) atRest() {
 	b.t.Helper()
 	eventually(b.t, "the broker is at rest", func() bool {
-		stats := b.server.Stats()
-		return stats.Streams == 0 && stats.Reserved == 0
+		near, far := b.server.Stats(), b.far.Stats()
+		return near.Streams == 0 && near.Reserved == 0 && far.Streams == 0 && far.Reserved == 0
 	})
 }
 

@@ -43,7 +43,7 @@ func (h *history) newAnswerer(channel byte, faulty bool, work func(context.Conte
 	p := &answerer{h: h, number: len(h.providers), channel: channel, faulty: faulty, ended: make(chan struct{})}
 	h.providers = append(h.providers, p)
 	h.mu.Unlock()
-	addr, opts := h.rig.addr, []socket.ClientOption{quietBroker()}
+	addr, opts := h.rig.farAddr, []socket.ClientOption{quietBroker()}
 	if faulty {
 		addr = h.toBroker[1].addr()
 	}

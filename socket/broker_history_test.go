@@ -62,7 +62,7 @@ func warmUp(t *testing.T) {
 	t.Helper()
 	rig := newBrokerRig(t)
 	_ = rig.consumer().Close()
-	_ = rig.server.Stop()
+	rig.stop()
 }
 
 func historySeeds(t *testing.T) []uint64 {
@@ -148,7 +148,7 @@ func newHistory(t *testing.T, seed uint64) *history {
 		stopChurn: make(chan struct{}), counts: map[string]int{},
 	}
 	for i := range h.toBroker {
-		h.toBroker[i] = newFaultyProxy(t, h.rig.addr, seed, uint64(i))
+		h.toBroker[i] = newFaultyProxy(t, []string{h.rig.addr, h.rig.farAddr}[i], seed, uint64(i))
 	}
 	t.Cleanup(h.abandon)
 	return h
@@ -277,7 +277,7 @@ func (h *history) end() {
 		st := h.rig.server.Stats()
 		return st.Consumers+st.Providers+st.Handshakes+len(st.Channels) == 0
 	})
-	returnsWithin(h.t, 5*time.Second, "Stop", func() { _ = h.rig.server.Stop() })
+	returnsWithin(h.t, 5*time.Second, "Stop", h.rig.stop)
 	for _, p := range h.toBroker {
 		p.stop()
 	}

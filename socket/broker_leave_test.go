@@ -97,7 +97,7 @@ func TestBrokerServeDelivers(t *testing.T) {
 						outcomes <- err
 					}()
 				}
-				eventually(t, "all requests run", func() bool { return rig.server.Stats().Streams == requests })
+				eventually(t, "all requests run", func() bool { return rig.far.Stats().Streams == requests })
 				leave()
 				close(finish)
 				if err := await(t, served, "Serve returns"); err != nil {

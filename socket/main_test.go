@@ -12,6 +12,7 @@ import (
 // TestMain fails the run if a goroutine of this package, or one that serves it, is still there at the end.
 func TestMain(m *testing.M) {
 	code := m.Run()
+	stopMeshNATS()
 	if code == 0 {
 		if leaked := leakedGoroutines(5 * time.Second); leaked != "" {
 			fmt.Fprintf(os.Stderr, "leaked goroutines:\n%s\n", leaked)

@@ -93,6 +93,7 @@ func (s *Server) link(role Role, channel uuid.UUID, conn net.Conn) *serverConn {
 		s.links++
 		s.wg.Go(func() {
 			s.relay.Connect(c.node)
+			c.link.flush()
 			c.run()
 			s.mu.Lock()
 			s.links--

@@ -163,7 +163,8 @@ func (r *Relay) Connect(c *Conn) {
 	if c.role == frame.Provider {
 		r.resume(ch)
 	}
-	if r.leaving.Load() { // Drain may not have seen it
+	unserved := c.remote && c.role == frame.Consumer && len(*ch.providers.Load()) == 0
+	if unserved || r.leaving.Load() { // who has told the others may not have seen it
 		c.sendAway()
 	}
 }
@@ -338,7 +339,9 @@ func (r *Relay) Stats(now int64) Stats {
 				st.Providers++
 			}
 		}
-		byChannel[ch] = st
+		if st.Consumers+st.Providers > 0 {
+			byChannel[ch] = st
+		}
 		s.Consumers += st.Consumers
 		s.Providers += st.Providers
 	}
