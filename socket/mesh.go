@@ -38,10 +38,10 @@ func (s *Server) seek(channel uuid.UUID) {
 	s.cfg.mesh.Find(channel)
 }
 
-// changed tells the mesh that clients of a channel have come or gone.
-func (s *Server) changed(channel uuid.UUID) {
-	if s.cfg.mesh != nil && channel != SidecarChannel {
-		s.cfg.mesh.Changed(channel)
+// changed tells the mesh that a client has come or gone, if it is a provider.
+func (s *Server) changed(p Peer) {
+	if s.cfg.mesh != nil && p.Role == RoleProvider && p.Channel != SidecarChannel {
+		s.cfg.mesh.Changed(p.Channel)
 	}
 }
 

@@ -45,7 +45,7 @@ func (c *serverConn) serve() {
 		return
 	}
 	c.run()
-	s.changed(c.peer.Channel)
+	s.changed(c.peer)
 }
 
 // run serves a connection that was let in, until it has ended.
@@ -215,7 +215,7 @@ func (c *serverConn) letIn() error {
 		welcome := frame.WelcomePayload{Version: frame.ProtocolVersion, Streams: uint32(s.cfg.limits.Streams), Window: uint32(s.cfg.limits.Window)}
 		c.node.Out.Control(frame.Welcome, welcome.Append(nil))
 		s.relay.Connect(c.node)
-		s.changed(c.peer.Channel)
+		s.changed(c.peer)
 		c.link.flush()
 	}
 	if err != nil {

@@ -34,6 +34,7 @@ type Conn struct {
 	remote      bool          // another relay's; static
 	places      atomic.Int64  // providers that it has, 1 or more
 	others      atomic.Int64  // requests that it has from others
+	peak        atomic.Int64  // of outstanding, since its load was told
 	chosen      atomic.Uint64 // the channel's turn at which the provider was chosen last
 
 	// Guarded by Out.mu.

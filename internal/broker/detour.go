@@ -103,7 +103,7 @@ func (d *detour) dispatchLocked(b *Batch) frame.Code {
 		p.last++
 		l.begin(x, p, p.last, &x.consumer, d.allowed, d.up)
 		p.legs[p.last] = l
-		p.outstanding.Add(1)
+		p.peak.Store(max(p.peak.Load(), p.outstanding.Add(1))) // Out.mu is held
 		l.put(d.kept[0].frame())
 		p.Out.mu.Unlock()
 		b.touch(&p.Out)

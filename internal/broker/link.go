@@ -18,7 +18,8 @@ func (r *Relay) NewLink(role frame.Role, id uuid.UUID) *Conn {
 // SetLoad says of a link how many providers the other relay has, and how many requests those have.
 func (c *Conn) SetLoad(providers, running int) {
 	c.places.Store(int64(max(providers, 1)))
-	c.others.Store(max(int64(running)-c.outstanding.Load(), 0))
+	// What was told is some time ago; of what ran here since the last time the most may be part of it.
+	c.others.Store(max(int64(running)-c.peak.Swap(c.outstanding.Load()), 0))
 }
 
 // Outstanding returns how many requests a provider, or a link, has.

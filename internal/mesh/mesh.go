@@ -15,8 +15,7 @@ type Mesh interface {
 	Join(n Node) error
 	// Find is called when a request on a channel finds no provider. It ends in Node.Attach, or in Node.Absent.
 	Find(channel uuid.UUID)
-	// Changed is called when the providers of a channel, or the first of its consumers, have come or gone. When it returns,
-	// others find a provider that has come.
+	// Changed is called when a provider of a channel has come or gone. When it returns, others find one that has come.
 	Changed(channel uuid.UUID)
 	// Drain makes others find the node no more.
 	Drain()

@@ -114,12 +114,23 @@ func (m *Mesh) refused(id uint64) {
 	m.mu.Lock()
 	d := m.dials[id]
 	delete(m.dials, id)
-	again := d != nil && d.find != nil && d.find.tries < maxDials && m.up
 	m.mu.Unlock()
-	switch {
-	case again:
+	if d != nil {
+		m.nextDial(d)
+	}
+}
+
+// nextDial goes on with the search that d was for: NATS chooses again, perhaps another broker.
+func (m *Mesh) nextDial(d *dial) {
+	if d.find == nil {
+		return
+	}
+	m.mu.Lock()
+	again := d.find.tries < maxDials && m.up && m.finds[d.channel] == d.find
+	m.mu.Unlock()
+	if again {
 		m.dial(m.channelSubject(d.channel), d.channel, d.find)
-	case d != nil && d.find != nil:
+	} else {
 		m.give(d.channel, d.find)
 	}
 }
@@ -183,9 +194,7 @@ func (m *Mesh) accepted(h header, rest []byte) {
 	if known != nil && known.Usable() {
 		m.mu.Unlock()
 		t.sayClose()
-		if d.find != nil {
-			m.give(d.channel, d.find) // it is nobody new
-		}
+		m.nextDial(d) // it is nobody new
 		return
 	}
 	if d.find != nil {

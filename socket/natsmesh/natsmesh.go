@@ -144,6 +144,9 @@ func (m *Mesh) Join(n mesh.Node) error {
 			return err
 		}
 	}
+	m.mu.Lock()
+	m.up = nc.IsConnected()
+	m.mu.Unlock()
 	close(m.joined)
 	m.running.Go(m.beat)
 	m.running.Go(m.watch)
@@ -211,22 +214,22 @@ func (m *Mesh) Changed(channel uuid.UUID) {
 	m.mu.Unlock()
 	load := m.node.Load(channel)
 	provides, sub := load.Providers > 0 && !draining, m.serving[channel]
-	if provides == (sub != nil) {
-		return
-	}
-	if !provides {
+	switch {
+	case provides && sub == nil:
+		sub, err := m.nc.ChanQueueSubscribe(m.channelSubject(channel), "brokers", m.calls)
+		if err != nil {
+			m.cfg.Logger.Warn("others do not find a provider", "channel", channel, "error", err)
+			return
+		}
+		m.serving[channel] = sub
+		if up {
+			_ = m.nc.FlushTimeout(subscribeTimeout) // it is found a little later
+		}
+	case !provides && sub != nil:
 		delete(m.serving, channel)
 		_ = sub.Unsubscribe() // as in Drain
-		return
 	}
-	sub, err := m.nc.ChanQueueSubscribe(m.channelSubject(channel), "brokers", m.calls)
-	if err != nil {
-		m.cfg.Logger.Warn("others do not find a provider", "channel", channel, "error", err)
-		return
-	}
-	m.serving[channel] = sub
-	if up {
-		_ = m.nc.FlushTimeout(subscribeTimeout) // it is found a little later
+	if provides && up {
 		m.publishBeat([]mesh.Load{load})
 	}
 }
