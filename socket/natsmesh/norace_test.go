@@ -1,0 +1,5 @@
+//go:build !race
+
+package natsmesh_test
+
+const raceEnabled = false
