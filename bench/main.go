@@ -23,6 +23,7 @@ const usage = `usage: go run . <benchmark> [flags]
   routers what the adapters for gin, chi and echo cost over their bare routers
   broker  requests and uploads through the TCP broker, beside a relay, nats and grpc
   reliability  the spool beside the disk, the breaker, and leases
+  workers jobs over a sidecar beside a pool, the mesh beside one broker, and a sidecar's memory
   service durable reservations of usageflow serve, beside what the disk and PostgreSQL can do
 
 go run . <benchmark> -h lists the flags. The cost of a handler: go test -run - -bench . ./...
@@ -47,7 +48,7 @@ func main() {
 }
 
 func run(args []string) error {
-	benchmarks := map[string]func([]string) error{"pool": runPool, "http": runHTTP, "routers": runRouters, "broker": runBroker, "service": runService, "reliability": runReliability}
+	benchmarks := map[string]func([]string) error{"pool": runPool, "http": runHTTP, "routers": runRouters, "broker": runBroker, "service": runService, "reliability": runReliability, "workers": runWorkers}
 	if len(args) > 0 {
 		if benchmark, ok := benchmarks[args[0]]; ok {
 			return benchmark(args[1:])
