@@ -53,6 +53,9 @@ func applyWarnings(file *Config, after *document) []string {
 	if len(file.Server) > 0 {
 		warnings = append(warnings, "server: these settings are those of usageflow serve, which reads them from its own file")
 	}
+	if len(file.Broker) > 0 {
+		warnings = append(warnings, "broker: these settings are those of usageflow broker, which reads them from its own file")
+	}
 	for _, a := range file.Applications {
 		switch n := len(after.find(a.Name).Keys); {
 		case n == 0:

@@ -13,6 +13,8 @@ type Config struct {
 	Applications []*Application
 	// Server holds settings of the program that runs the service, by name. The service itself does not look at them.
 	Server map[string]string
+	// Broker holds those of usageflow broker, likewise.
+	Broker map[string]string
 
 	byKey map[keyHash]*Application
 	// version is that of the document that this is, 0 where it comes from no store.

@@ -17,6 +17,7 @@ import (
 // configFile is the YAML form of a Config.
 type configFile struct {
 	Server       map[string]string `yaml:"server"`
+	Broker       map[string]string `yaml:"broker"`
 	Applications []applicationFile `yaml:"applications"`
 }
 
@@ -101,9 +102,9 @@ func lineOf(data []byte, path string) int {
 	return node.GetToken().Position.Line
 }
 
-// config checks the file and turns it into what the service uses.
+// config checks the file and turns it into what the service uses. A file that is the broker's needs no application.
 func (f *configFile) config(needKeys bool) (*Config, error) {
-	if len(f.Applications) == 0 {
+	if len(f.Applications) == 0 && len(f.Broker) == 0 {
 		return nil, invalid("$.applications", "there is no application")
 	}
 	apps := make([]*Application, len(f.Applications))
@@ -118,7 +119,7 @@ func (f *configFile) config(needKeys bool) (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.Server = f.Server
+	c.Server, c.Broker = f.Server, f.Broker
 	return c, nil
 }
 

@@ -56,6 +56,20 @@ func TestLoadConfig(t *testing.T) {
 	}
 }
 
+// The settings of the programs are kept as they are. A file of the broker's alone needs no application.
+func TestConfigOfPrograms(t *testing.T) {
+	c := parseConfig(t, "server: {listen: 'localhost:9000', max-connections: 7}\nbroker: {listen: 'localhost:9090', pool-size: 3, max-memory: 64M}\n"+example)
+	if len(c.Applications) != 2 || c.Server["listen"] != "localhost:9000" || c.Server["max-connections"] != "7" {
+		t.Errorf("server %q, %d applications", c.Server, len(c.Applications))
+	}
+	if len(c.Broker) != 3 || c.Broker["listen"] != "localhost:9090" || c.Broker["pool-size"] != "3" || c.Broker["max-memory"] != "64M" {
+		t.Errorf("broker %q", c.Broker)
+	}
+	if c := parseConfig(t, "broker: {pool-size: 3}\n"); len(c.Applications) != 0 || c.Broker["pool-size"] != "3" {
+		t.Errorf("without applications: %+v", c)
+	}
+}
+
 func unwrap(err error) error {
 	for {
 		inner, ok := err.(interface{ Unwrap() error })
@@ -106,6 +120,8 @@ func TestConfigErrors(t *testing.T) {
 		{"no number", policy("hasRateLimit: true, limit: lots, window: day"), "c.yaml:5: here is a text, where a number is expected"},
 		{"empty", "", "no application"},
 		{"no applications", "applications: []", "no application"},
+		{"settings of the service alone", "server: {listen: ':9000'}", "no application"},
+		{"settings that are none", "broker: [listen]", "c.yaml:1: "},
 		{"no name", "applications:\n  - keys: [secret-key]\n", "has no name"},
 		{"no keys", "applications:\n  - name: a\n", "has no keys"},
 		{"empty key", "applications:\n  - name: a\n    keys: ['']\n", "key is empty"},
