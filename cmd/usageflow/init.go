@@ -70,6 +70,10 @@ func check(_ context.Context, args []string, stdout, stderr io.Writer) error {
 	if err := fromConfig(serveFlags(&serveOptions{}, stderr), *path, config); err != nil {
 		return err
 	}
+	var broker brokerOptions
+	if err := fromSection(*path, "broker", config.Broker, brokerFlags(&broker, stderr), broker.secretFlags()); err != nil {
+		return err
+	}
 	for _, warning := range config.Warnings() {
 		fmt.Fprintf(stderr, "warning: %s\n", warning)
 	}

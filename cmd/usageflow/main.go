@@ -2,6 +2,7 @@
 //
 //	usageflow init     # writes usageflow.yaml, with a key of its own
 //	usageflow serve    # runs the service
+//	usageflow broker   # runs the broker, the sidecar of a host's workers
 //
 // usageflow help lists the commands, usageflow COMMAND --help the flags of one.
 package main
@@ -27,6 +28,7 @@ type command struct {
 func commands() []command {
 	return []command{
 		{"serve", "run the service: agents' WebSockets, the HTTP API and the page", serve},
+		{"broker", "run the broker: requests between processes, and a sidecar for the workers of a host", runBroker},
 		{"init", "write a configuration with one application and a key of its own", initialize},
 		{"check", "read a configuration and say what is wrong with it", check},
 		{"apply", "send a configuration to a running service", apply},

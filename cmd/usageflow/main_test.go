@@ -84,7 +84,7 @@ func (p *program) write(name, text string) {
 	}
 }
 
-// server is usageflow serve, running.
+// server is usageflow serve, or another command that goes on, running.
 type server struct {
 	t     *testing.T
 	cmd   *exec.Cmd
@@ -99,7 +99,15 @@ var announced = regexp.MustCompile(`The page is at (\S+)\nAgents connect with US
 // serve starts the service, and returns when it has said where it listens.
 func (p *program) serve(args ...string) *server {
 	p.t.Helper()
-	s := &server{t: p.t, cmd: p.command(append([]string{"serve"}, args...)...), log: &logtest.Buffer{}, ended: make(chan error, 1)}
+	s, m := p.start(announced, append([]string{"serve"}, args...)...)
+	s.page, s.agent = m[1], m[2]
+	return s
+}
+
+// start starts the program, and returns when it has said on its standard output what is announced.
+func (p *program) start(announced *regexp.Regexp, args ...string) (*server, []string) {
+	p.t.Helper()
+	s := &server{t: p.t, cmd: p.command(args...), log: &logtest.Buffer{}, ended: make(chan error, 1)}
 	s.cmd.Stderr = s.log
 	out, err := s.cmd.StdoutPipe()
 	if err != nil {
@@ -122,13 +130,12 @@ func (p *program) serve(args ...string) *server {
 		case line := <-lines:
 			text += line + "\n"
 		case err := <-s.ended:
-			p.t.Fatalf("the service ended: %v\n%s", err, s.log)
+			p.t.Fatalf("the program ended: %v\n%s", err, s.log)
 		case <-timeout:
-			p.t.Fatalf("the service did not start\n%s", s.log)
+			p.t.Fatalf("the program did not start\n%s", s.log)
 		}
 		if m := announced.FindStringSubmatch(text); m != nil {
-			s.page, s.agent = m[1], m[2]
-			return s
+			return s, m
 		}
 	}
 }
@@ -305,7 +312,7 @@ func TestRefusals(t *testing.T) {
 
 func TestHelp(t *testing.T) {
 	p := newProgram(t)
-	for _, args := range [][]string{{"help"}, {"--help"}, {"serve", "--help"}, {"init", "-h"}, {"check", "--help"}, {"apply", "--help"}, {"backup", "x", "--help"}, {"restore", "-help"}} {
+	for _, args := range [][]string{{"help"}, {"--help"}, {"serve", "--help"}, {"init", "-h"}, {"check", "--help"}, {"broker", "--help"}, {"apply", "--help"}, {"backup", "x", "--help"}, {"restore", "-help"}} {
 		out, errs, status := p.run(args...)
 		if status != 0 || errs != "" || !strings.Contains(out, "Usage: usageflow") {
 			t.Errorf("%q: %d %s%s", args, status, out, errs)

@@ -116,14 +116,7 @@ func (o *serveOptions) check(stderr io.Writer) (*slog.Logger, error) {
 	if err := o.exports.check(); err != nil {
 		return nil, err
 	}
-	handlerOptions := &slog.HandlerOptions{Level: o.logLevel}
-	switch o.logFormat {
-	case "json":
-		return slog.New(slog.NewJSONHandler(stderr, handlerOptions)), nil
-	case "text":
-		return slog.New(slog.NewTextHandler(stderr, handlerOptions)), nil
-	}
-	return nil, fmt.Errorf("--log-format %q is neither json nor text", o.logFormat)
+	return newLog(stderr, o.logFormat, o.logLevel)
 }
 
 // serve runs the service until ctx ends, then drains it and closes the ledger: whatever was acknowledged is on disk then.
@@ -233,9 +226,6 @@ func announce(stdout io.Writer, addr net.Addr, secure bool) {
 	if secure {
 		scheme = "s"
 	}
-	at := addr.String()
-	if tcp, ok := addr.(*net.TCPAddr); ok && tcp.IP.IsUnspecified() {
-		at = fmt.Sprintf("localhost:%d", tcp.Port)
-	}
+	at := reachableAt(addr)
 	fmt.Fprintf(stdout, "The page is at http%s://%s/\nAgents connect with USAGEFLOW_URL=ws%s://%s/ws\n", scheme, at, scheme, at)
 }

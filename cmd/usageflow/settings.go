@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"maps"
 	"os"
 	"slices"
@@ -82,12 +83,24 @@ func fromEnvironment(flags *flag.FlagSet) error {
 
 // fromConfig sets the flags that are not set yet from the configuration's server section. A name there that is no flag is an error.
 func fromConfig(flags *flag.FlagSet, path string, config *service.Config) error {
-	for _, name := range slices.Sorted(maps.Keys(config.Server)) {
-		if flags.Lookup(name) == nil || name == "config" {
-			return fmt.Errorf("%s: server.%s: there is no such setting", path, name)
+	return fromSection(path, "server", config.Server, flags)
+}
+
+// fromSection sets the flags that are not set yet from a section of the configuration. A name there that none of sets has is an error.
+func fromSection(path, section string, values map[string]string, sets ...*flag.FlagSet) error {
+	for _, name := range slices.Sorted(maps.Keys(values)) {
+		known := slices.ContainsFunc(sets, func(flags *flag.FlagSet) bool { return flags.Lookup(name) != nil })
+		if !known || name == "config" {
+			return fmt.Errorf("%s: %s.%s: there is no such setting", path, section, name)
 		}
 	}
-	return setRest(flags, func(name string) (value, source string) { return config.Server[name], path + ": server." + name })
+	var errs []error
+	for _, flags := range sets {
+		errs = append(errs, setRest(flags, func(name string) (value, source string) {
+			return values[name], fmt.Sprintf("%s: %s.%s", path, section, name)
+		}))
+	}
+	return errors.Join(errs...)
 }
 
 func setRest(flags *flag.FlagSet, value func(name string) (value, source string)) error {
@@ -121,4 +134,16 @@ func loadConfig(path string) (*service.Config, error) {
 		return nil, fmt.Errorf("%w %s: usageflow init writes one, and --config names another", errNoConfig, path)
 	}
 	return config, err
+}
+
+// newLog makes the log of a program.
+func newLog(stderr io.Writer, format string, level slog.Level) (*slog.Logger, error) {
+	options := &slog.HandlerOptions{Level: level}
+	switch format {
+	case "json":
+		return slog.New(slog.NewJSONHandler(stderr, options)), nil
+	case "text":
+		return slog.New(slog.NewTextHandler(stderr, options)), nil
+	}
+	return nil, fmt.Errorf("--log-format %q is neither json nor text", format)
 }
