@@ -1,3 +1,5 @@
+//go:build unix
+
 package main
 
 import (
@@ -156,6 +158,9 @@ func TestBrokerKilledUnderLoad(t *testing.T) {
 			defer pause.Stop()
 			untilClosed(stop, func(int) bool {
 				<-pause.C
+				if flow.Stats().Pending > 200 {
+					return true // more would only make a slow machine busy for longer
+				}
 				err := flow.Do(context.Background(), core.Job{Name: "resize", Identity: "acme"}, func(context.Context) error { return nil })
 				if err != nil {
 					t.Error(err)
