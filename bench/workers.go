@@ -87,7 +87,7 @@ const workersConfig = `applications:
   - name: bench
     keys: [bench]
     policies:
-      - {method: JOB, url: limited, type: FUNCTION, hasRateLimit: true, limit: 900000000000, window: day}
+      - {type: FUNCTION, url: limited, hasRateLimit: true, limit: 900000000000, window: day}
 `
 
 // program is usageflow, running.

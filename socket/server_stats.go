@@ -15,10 +15,12 @@ type serverCounts struct {
 }
 
 // ServerStats is what a server does now and has done since it started. Consumers, Providers, Handshakes,
-// Streams, Reserved and Channels are of now; the rest counts since the start.
+// Links, Streams, Reserved and Channels are of now; the rest counts since the start.
 type ServerStats struct {
 	// Consumers and Providers are connections; Handshakes are those that have not said who they are.
 	Consumers, Providers, Handshakes int
+	// Links are connections to and from other servers of the mesh, one for each channel and direction.
+	Links int
 	// Streams is how many requests run: their answers have not been written whole.
 	Streams  int
 	Requests RequestStats
@@ -69,7 +71,7 @@ type ChannelStats struct {
 func (s *Server) Stats() ServerStats {
 	r := s.relay.Stats(sinceEpoch())
 	st := ServerStats{
-		Consumers: r.Consumers, Providers: r.Providers, Streams: r.Running,
+		Consumers: r.Consumers, Providers: r.Providers, Links: r.Links, Streams: r.Running,
 		Requests: RequestStats{
 			Opened: r.Opened, Completed: r.Outcomes[broker.Completed], Failed: r.Outcomes[broker.Failed],
 			NoProvider: r.Outcomes[broker.NoProvider], Busy: r.Outcomes[broker.Busy], Draining: r.Outcomes[broker.Draining],

@@ -81,6 +81,13 @@ func (b *broker) prepare() (err error) {
 	options := []socket.ServerOption{
 		socket.WithAddress(address), socket.WithLogger(b.log), socket.WithLimits(limits), socket.WithAuthorizer(b.access.authorize),
 	}
+	mesh, err := o.mesh.mesh(b.log)
+	if err != nil {
+		return err
+	}
+	if mesh != nil {
+		options = append(options, socket.WithMesh(mesh))
+	}
 	if o.tlsCert != "" {
 		if b.tls, err = newBrokerTLS(o.tlsCert, o.tlsKey, o.tlsClientCA); err != nil {
 			return err
@@ -235,7 +242,7 @@ func (b *broker) announce(stdout io.Writer, probes net.Addr) {
 		fmt.Fprintf(stdout, "Probes and metrics are at http://%s/healthz, /readyz and /metrics\n", reachableAt(probes))
 	}
 	b.log.Info("the broker listens", "address", addr.String(), "tls", b.tls != nil, "client_certificates", b.options.tlsClientCA != "",
-		"token", b.access.wanted(), "sidecar", b.pool != nil)
+		"token", b.access.wanted(), "sidecar", b.pool != nil, "mesh", b.options.mesh.url != "")
 }
 
 // reachableAt is an address as this machine reaches it.

@@ -64,6 +64,7 @@ func sidecarConnected(stats socket.ServerStats) bool {
 var (
 	brokerConnections = brokerMetric("connections", "Clients' connections; role none is of those in their handshake.", "role")
 	brokerChannels    = brokerMetric("channels", "Channels with a client.")
+	brokerLinks       = brokerMetric("mesh_links", "Connections to and from other brokers.")
 	brokerStreams     = brokerMetric("streams", "Requests that run.")
 	brokerRequests    = brokerMetric("requests_total", "Requests that are over, by how they ended.", "outcome")
 	brokerRefused     = brokerMetric("refused_clients_total", "Clients that were not let in, or were sent away.", "reason")
@@ -95,6 +96,7 @@ func (c brokerCollector) Collect(ch chan<- prometheus.Metric) {
 	gauge(brokerConnections, float64(s.Providers), "provider")
 	gauge(brokerConnections, float64(s.Handshakes), "none")
 	gauge(brokerChannels, float64(len(s.Channels)))
+	gauge(brokerLinks, float64(s.Links))
 	gauge(brokerStreams, float64(s.Streams))
 	for outcome, n := range map[string]uint64{
 		"completed": s.Requests.Completed, "failed": s.Requests.Failed, "no_provider": s.Requests.NoProvider, "busy": s.Requests.Busy,

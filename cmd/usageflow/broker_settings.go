@@ -34,6 +34,7 @@ type brokerOptions struct {
 	connections     int
 	streams         int
 	memory, window  size
+	mesh            meshOptions
 	drain           time.Duration
 	config          string
 	logFormat       string
@@ -43,6 +44,8 @@ type brokerOptions struct {
 }
 
 const brokerSummary = `broker passes requests from consumers to providers of the same channel, until it gets SIGTERM or SIGINT.
+
+With --mesh, requests that find no provider here go to brokers on other hosts that have one, over NATS.
 
 With an API key in ` + core.EnvAPIKey + ` it is a sidecar too: workers on this host reach the UsageFlow service through it, over one pool of
 WebSockets that they share. Without a key it is a broker only.
@@ -71,6 +74,7 @@ func brokerFlags(o *brokerOptions, stderr io.Writer) *flag.FlagSet {
 	flags.IntVar(&o.streams, "max-streams", 8192, "`number` of requests at the same time on one connection; the sidecar's own is one connection for all workers")
 	flags.Var(&o.memory, "max-memory", "`bytes` of all requests that may be on their way, such as 512M; past it, new requests are refused")
 	flags.Var(&o.window, "window", "`bytes` of one request that may be on their way in each direction, such as 1M")
+	o.mesh.flags(flags)
 	flags.DurationVar(&o.drain, "drain", 30*time.Second, "longest `time` for running requests to end after SIGTERM")
 	flags.StringVar(&o.config, "config", defaultConfig, "`file` with a broker section")
 	flags.StringVar(&o.logFormat, "log-format", "json", "`form` of the log on standard error: json or text")
