@@ -141,28 +141,73 @@ func (l *link) writeParcel() error {
 	return nil
 }
 
+// pusher is a connection that hands over what arrives, and is not read. Receive calls take with each piece, one at a time and perhaps from another
+// goroutine, until the connection ends or take returns an error, which it returns.
+type pusher interface {
+	Receive(take func(piece []byte) error) error
+}
+
 // read gives every frame that arrives to receive, until the connection ends or receive returns an error.
 // What all the frames of one read have put into outboxes goes out at once.
 func (l *link) read(receive func(f *broker.Frame, now int64, b *broker.Batch) error) error {
-	var in broker.Inbox
-	defer in.Close()
-	var b broker.Batch
-	var f broker.Frame
+	r := linkReader{link: l, receive: receive}
+	defer r.in.Close()
+	if p, ok := l.conn.(pusher); ok {
+		return p.Receive(r.take)
+	}
 	for {
-		n, err := l.conn.Read(in.Space())
+		n, err := l.conn.Read(r.in.Space())
 		if n > 0 {
-			now := sinceEpoch()
-			l.heard.Store(now)
-			l.bytes.Add(uint64(n))
-			in.Filled(n)
-			err := deliver(&in, &f, now, &b, receive)
-			b.Flush()
-			if err != nil {
+			if err := r.arrived(n); err != nil {
 				return err
 			}
 			l.awaitWriter()
 		}
 		if err != nil {
+			return err
+		}
+	}
+}
+
+// linkReader cuts what arrives into frames, and delivers them. One goroutine at a time uses it.
+type linkReader struct {
+	link    *link
+	receive func(f *broker.Frame, now int64, b *broker.Batch) error
+	in      broker.Inbox
+	batch   broker.Batch
+	frame   broker.Frame
+}
+
+// take takes a piece of what arrives.
+func (r *linkReader) take(piece []byte) error {
+	for len(piece) > 0 {
+		n := copy(r.in.Space(), piece)
+		piece = piece[n:]
+		if err := r.arrived(n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// arrived delivers the frames that are whole with the n bytes that were read into in's space.
+func (r *linkReader) arrived(n int) error {
+	now := sinceEpoch()
+	r.link.heard.Store(now)
+	r.link.bytes.Add(uint64(n))
+	r.in.Filled(n)
+	err := r.deliver(now)
+	r.batch.Flush()
+	return err
+}
+
+func (r *linkReader) deliver(now int64) error {
+	for {
+		ok, err := r.in.Next(&r.frame)
+		if err != nil || !ok {
+			return err
+		}
+		if err := r.receive(&r.frame, now, &r.batch); err != nil {
 			return err
 		}
 	}
@@ -175,18 +220,6 @@ func (l *link) awaitWriter() {
 		case <-l.done:
 			return
 		case <-time.After(time.Millisecond):
-		}
-	}
-}
-
-func deliver(in *broker.Inbox, f *broker.Frame, now int64, b *broker.Batch, receive func(*broker.Frame, int64, *broker.Batch) error) error {
-	for {
-		ok, err := in.Next(f)
-		if err != nil || !ok {
-			return err
-		}
-		if err := receive(f, now, b); err != nil {
-			return err
 		}
 	}
 }

@@ -117,6 +117,7 @@ func (m *Mesh) Join(n mesh.Node) error {
 		nats.SetCustomDialer(boundedDialer{dialer}), nats.Timeout(2*time.Second),
 		nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.ReconnectWait(250*time.Millisecond), nats.ReconnectJitter(250*time.Millisecond, 250*time.Millisecond),
 		nats.ReconnectBufSize(-1), // what was not sent is not sent later: its tunnel is gone
+		nats.WriteBufferSize(1),   // written at once: what a connection sends is put together before
 		nats.PingInterval(time.Second), nats.MaxPingsOutstanding(2),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) { m.whenJoined(func() { m.lost(err) }) }),
 		nats.ConnectHandler(func(*nats.Conn) { m.whenJoined(m.connected) }), nats.ReconnectHandler(func(*nats.Conn) { m.whenJoined(m.connected) }),

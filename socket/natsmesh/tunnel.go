@@ -20,6 +20,8 @@ const (
 	ackEvery = window / 16
 	// chunk is the size of the largest message.
 	chunk = 64 << 10
+	// inline is the size of the largest message that is dealt with where it arrives.
+	inline = 8 << 10
 	// prompt is how many bytes the whole mesh may have on their way where a goroutine writes that must not wait: the connection
 	// to NATS takes that much without.
 	prompt = 64 << 10
@@ -42,13 +44,15 @@ type tunnel struct {
 	outgoing bool   // this broker sends requests
 
 	mu       sync.Mutex
-	moved    sync.Cond // something below has changed
-	in       [][]byte  // not yet read
-	expected uint64    // number of the next DATA
-	read     uint64    // bytes
-	told     uint64    // how many of them the other end knows of
-	seq      uint64    // of the last DATA
-	sent     uint64    // bytes
+	moved    sync.Cond          // something below has changed
+	in       [][]byte           // not yet read
+	expected uint64             // number of the next DATA
+	take     func([]byte) error // what arrives goes to it; nil before Receive
+	taking   bool               // somebody is in take
+	read     uint64             // bytes
+	told     uint64             // how many of them the other end knows of
+	seq      uint64             // of the last DATA
+	sent     uint64             // bytes
 	acked    uint64
 	err      error // why it has ended
 	readBy   time.Time
@@ -66,24 +70,81 @@ func newTunnel(m *Mesh, id uint64, peer uuid.UUID, outgoing bool) *tunnel {
 	return t
 }
 
-// receive takes a DATA.
+// receive takes a DATA. A small one, with none before it, is dealt with at once; others are left to the goroutine in Receive: so no
+// tunnel holds up the others for long.
 func (t *tunnel) receive(h header, data []byte) {
 	t.mu.Lock()
-	defer t.mu.Unlock()
 	if t.err != nil {
+		t.mu.Unlock()
 		return
 	}
 	if h.seq != t.expected {
 		t.failLocked(errGap)
+		t.mu.Unlock()
 		go t.sayClose()
 		return
 	}
 	t.expected++
 	t.ackLocked(h.ack)
-	if len(data) > 0 {
-		t.in = append(t.in, data)
-	}
 	t.moved.Broadcast()
+	if t.take == nil || t.taking || len(t.in) > 0 || len(data) > inline {
+		if len(data) > 0 {
+			t.in = append(t.in, data)
+		}
+		t.mu.Unlock()
+		return
+	}
+	t.taking = true
+	t.mu.Unlock()
+	t.taken(len(data), t.take(data))
+}
+
+// taken notes that somebody has come back from take, and what came of it. It says so to the other end, now and then.
+func (t *tunnel) taken(n int, err error) {
+	t.mu.Lock()
+	t.taking = false
+	t.read += uint64(n)
+	if err != nil {
+		t.failLocked(err)
+	}
+	tell := t.read-t.told >= ackEvery && t.err == nil
+	if tell {
+		t.told = t.read
+	}
+	h := header{kind: kindAck, tunnel: t.id, ack: t.read}
+	t.moved.Broadcast()
+	t.mu.Unlock()
+	if tell {
+		if err := t.mesh.publish(t.subject, h.append(nil)); err != nil {
+			t.fail(err)
+		}
+	}
+}
+
+// Receive gives everything that arrives to take, until the tunnel has ended, or the deadline of reads is over: it is what reads a tunnel, and called once.
+func (t *tunnel) Receive(take func(piece []byte) error) error {
+	t.mu.Lock()
+	t.take = take
+	for {
+		for t.taking || len(t.in) == 0 && t.err == nil {
+			if !t.waitLocked(&t.readBy) {
+				t.take = nil
+				t.mu.Unlock()
+				return os.ErrDeadlineExceeded
+			}
+		}
+		if len(t.in) == 0 {
+			defer t.mu.Unlock()
+			return t.err
+		}
+		piece := t.in[0]
+		t.in[0] = nil
+		t.in = t.in[1:]
+		t.taking = true
+		t.mu.Unlock()
+		t.taken(len(piece), take(piece))
+		t.mu.Lock()
+	}
 }
 
 // ack takes what the other end says of what it has read.
@@ -125,41 +186,17 @@ func (t *tunnel) failLocked(err error) {
 	t.mesh.forget(t)
 }
 
-// Read implements net.Conn.
-func (t *tunnel) Read(p []byte) (int, error) {
+// Read implements net.Conn, for who waits for the other end to close: nothing is read but that. Receive is what reads.
+func (t *tunnel) Read([]byte) (int, error) {
 	t.mu.Lock()
-	for len(t.in) == 0 && t.err == nil {
+	defer t.mu.Unlock()
+	for t.err == nil {
 		if !t.waitLocked(&t.readBy) {
-			t.mu.Unlock()
 			return 0, os.ErrDeadlineExceeded
 		}
+		t.in = nil
 	}
-	if len(t.in) == 0 {
-		defer t.mu.Unlock()
-		return 0, t.err
-	}
-	n := 0
-	for n < len(p) && len(t.in) > 0 {
-		m := copy(p[n:], t.in[0])
-		n += m
-		if t.in[0] = t.in[0][m:]; len(t.in[0]) == 0 {
-			t.in[0] = nil
-			t.in = t.in[1:]
-		}
-	}
-	t.read += uint64(n)
-	tell := t.read-t.told >= ackEvery && t.err == nil
-	if tell {
-		t.told = t.read
-	}
-	h := header{kind: kindAck, tunnel: t.id, ack: t.read}
-	t.mu.Unlock()
-	if tell {
-		if err := t.mesh.publish(t.subject, h.append(nil)); err != nil {
-			t.fail(err)
-		}
-	}
-	return n, nil
+	return 0, t.err
 }
 
 // waitLocked waits until something has changed. It returns false when the deadline is over.
