@@ -195,7 +195,7 @@ func (c *conn) reserve(r *request) {
 	}
 	err := c.service.ledger.SubmitReserve(Reservation{
 		Application: c.name, Alias: r.Payload.Alias, ID: cmp.Or(r.Payload.AllocationID, uuid.NewString()), Amount: amount,
-		Limits: c.app.Load().limits.find(r.Payload.Alias), Metadata: r.Payload.Metadata,
+		Limits: c.app.Load().limits.find(r.Payload.Alias), Metadata: r.Payload.Metadata.Metadata,
 	}, func(d Decision, err error) {
 		defer func() { <-c.slots }()
 		if err != nil {
@@ -229,7 +229,7 @@ func (c *conn) settle(r *request) {
 	}
 	err := c.service.ledger.SubmitSettle(Settlement{
 		Application: c.name, Alias: r.Payload.Alias, ID: r.Payload.AllocationID, Amount: amount,
-		Limits: c.app.Load().limits.find(r.Payload.Alias), Metadata: r.Payload.Metadata,
+		Limits: c.app.Load().limits.find(r.Payload.Alias), Metadata: r.Payload.Metadata.Metadata,
 	}, func(receipt Receipt, err error) {
 		defer func() { <-c.slots }()
 		if err != nil {

@@ -204,6 +204,33 @@ func TestConsole(t *testing.T) {
 	}
 	b.see(test("event") + `[data-type="denied"]`)
 
+	// Of a request and its job, see both, and nothing else; then all again.
+	for i, alias := range []string{"POST /jobs ann", "JOB resize ann", "POST /jobs bob"} {
+		id := `"3f2a9c04-5b1e-4d7a-9c11-0a6a5b7c8d9e"`
+		if i == 2 {
+			id = `"a0000000-5b1e-4d7a-9c11-0a6a5b7c8d9e"`
+		}
+		ask(t, agent, useOf(alias, fmt.Sprint("job-", i), 1, id))
+	}
+	requests := `[...document.querySelectorAll("[data-test=event] .request code")].map((node) => node.textContent).join()`
+	look(b, chromedp.Poll[bool](requests+` === "a0000000,3f2a9c04,3f2a9c04"`))
+	if name := look(b, chromedp.Evaluate[string](`document.querySelectorAll("[data-test=request]")[1].ariaLabel`)); name != "Events of request 3f2a9c04-5b1e-4d7a-9c11-0a6a5b7c8d9e" {
+		t.Errorf("the link to a request is called %q", name)
+	}
+	link := test("request") + `[href$="3f2a9c04-5b1e-4d7a-9c11-0a6a5b7c8d9e"]`
+	b.do(chromedp.SendKeys(link, "\r"))
+	b.see(test("request-filter"))
+	look(b, chromedp.Poll[bool](requests+` === "3f2a9c04,3f2a9c04" && document.querySelectorAll("[data-test=event]").length === 2`))
+	look(b, chromedp.Poll[bool](`document.activeElement.textContent === "Events of one request"`))
+	b.do(chromedp.EmulateViewport(360, 900))
+	if look(b, chromedp.Evaluate[bool](`document.documentElement.scrollWidth > innerWidth`)) {
+		t.Error("the events of a request are wider than 360 px")
+	}
+	b.do(chromedp.EmulateViewport(1280, 900))
+	b.click(test("request-clear"))
+	b.see(test("event") + `[data-type="denied"]`)
+	look(b, chromedp.Poll[bool](`!document.querySelector("[data-test=request-filter]") && !location.hash.includes("request")`))
+
 	// Rotate the key.
 	b.click(test("nav-applications"))
 	card := test("application") + `[data-name="other"] `

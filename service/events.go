@@ -28,6 +28,7 @@ type event struct {
 	kind                                        eventKind
 	flags                                       Flag
 	application, alias, policy, allocation, why string
+	request                                     string // its id, of what is settled or voided
 	amount                                      Micros
 	status                                      int
 }
@@ -116,7 +117,7 @@ func (c *conn) settled(r *request, receipt *Receipt) {
 	}
 	e := event{
 		at: time.Now().UnixMilli(), kind: eventSettled, application: c.name, alias: r.Payload.Alias, allocation: receipt.ID,
-		amount: receipt.Amount, status: r.Payload.Metadata.Status, flags: receipt.Flags,
+		amount: receipt.Amount, status: r.Payload.Metadata.Status, flags: receipt.Flags, request: r.Payload.Metadata.RequestID,
 	}
 	if receipt.State == StateVoided {
 		e.kind = eventVoided

@@ -34,6 +34,7 @@ type usageEvent struct {
 	Amount                                         float64
 	Status                                         int
 	Reason                                         string
+	RequestID                                      string
 	Missed                                         uint64
 }
 
@@ -133,6 +134,60 @@ func TestEvents(t *testing.T) {
 		t.Errorf("after the service has stopped: %+v", got)
 	}
 	noGoroutines(t, "service.(*Service)", "service.(*eventStream)", "service.(*registry)")
+}
+
+// useOf is a settlement whose usageflowRequestId is that JSON.
+func useOf(alias, id string, amount float64, requestID string) string {
+	return fmt.Sprintf(`{"type":"use_allocation","id":%q,"payload":{"alias":%q,"amount":%v,"allocationId":%q,"metadata":{"url":"/jobs","usageflowRequestId":%s}}}`, id, alias, amount, id, requestID)
+}
+
+// What a request and its jobs have used is found under the request's id, in whichever ledger and application; what is no
+// id is ignored, and is no error.
+func TestEventsOfOneRequest(t *testing.T) {
+	r, a := startEditable(t, example)
+	gateway, worker := r.dial(t, "uf_dev_key"), r.dial(t, "uf_other_key")
+	long := strings.Repeat("x", 64)
+	for i, c := range []struct {
+		alias, requestID string
+		amount           float64
+	}{
+		{"POST /jobs ann", `"7c0e"`, 1}, {"JOB resize ann", `"7c0e"`, 0}, {"POST /jobs bob", `"7c0f"`, 1}, {"GET /free", `"` + long + `"`, 1},
+		{"GET /free", `"` + long + `x"`, 1}, {"GET /free", `7`, 1}, {"GET /free", `null`, 1}, {"GET /free", `{"a":"7c0e"}`, 1}, {"GET /free", `""`, 1},
+	} {
+		ws := gateway
+		if i == 1 {
+			ws = worker
+		}
+		id := strconv.Itoa(i + 1)
+		if got := ask(t, ws, useOf(c.alias, id, c.amount, c.requestID)); got.Error != "" {
+			t.Errorf("requestId %s: %+v", c.requestID, got)
+		}
+	}
+	all := openEvents(t, a, "", "")
+	for i, want := range []string{"7c0e", "7c0e", "7c0f", long, "", "", "", "", ""} {
+		if got, _ := all.next(); got.RequestID != want || got.id != strconv.Itoa(i+1) {
+			t.Errorf("event %d: %+v, want request %q", i+1, got, want)
+		}
+	}
+	live := openEvents(t, a, "?request=7c0e", "")
+	ask(t, gateway, useOf("JOB again ann", "10", 2, `"7c0e"`))
+	expect := func(stream *eventReader, query string, want ...string) {
+		t.Helper()
+		for _, w := range want {
+			if got, _ := stream.next(); fmt.Sprint(got.id, " ", got.Type, " ", got.Application) != w {
+				t.Errorf("%s: %+v, want %s", query, got, w)
+			}
+		}
+	}
+	expect(live, "live", "1 settled acme", "2 voided other", "10 settled acme")
+	for query, want := range map[string][]string{
+		"?request=7c0e&application=other": {"2 voided other"},
+		"?request=7c0e&type=settled":      {"1 settled acme", "10 settled acme"},
+		"?request=7c0e&q=JOB":             {"2 voided other", "10 settled acme"},
+		"?request=7c0f":                   {"3 settled acme"},
+	} {
+		expect(openEvents(t, a, query, ""), query, want...)
+	}
 }
 
 // A reader that falls back is told how many events it has missed; one who comes sees 200.

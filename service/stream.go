@@ -32,6 +32,7 @@ type eventView struct {
 	AllocationID string  `json:"allocationId"`
 	Status       int     `json:"status"`
 	Reason       string  `json:"reason"`
+	RequestID    string  `json:"requestId,omitempty"`
 }
 
 func (e *event) view() eventView {
@@ -41,18 +42,18 @@ func (e *event) view() eventView {
 	}
 	return eventView{
 		N: e.n, At: e.at, Type: eventNames[e.kind], Application: e.application, Alias: e.alias, Amount: e.amount.Units(),
-		Policy: e.policy, AllocationID: e.allocation, Status: e.status, Reason: reason,
+		Policy: e.policy, AllocationID: e.allocation, Status: e.status, Reason: reason, RequestID: e.request,
 	}
 }
 
 // eventFilter says which events a reader wants. The zero value wants all.
 type eventFilter struct {
-	application, kind, contains string
+	application, kind, contains, request string
 }
 
 func (f *eventFilter) wants(e *event) bool {
 	return (f.application == "" || f.application == e.application) && (f.kind == "" || f.kind == eventNames[e.kind]) &&
-		strings.Contains(e.alias, f.contains)
+		strings.Contains(e.alias, f.contains) && (f.request == "" || f.request == e.request)
 }
 
 // serveEvents streams events: recent ones, then those that come, until the reader goes or the service does. After
@@ -77,7 +78,7 @@ func (s *Service) serveEvents(w http.ResponseWriter, r *http.Request) {
 	h.Set("X-Accel-Buffering", "no") // a proxy would keep it back
 	stream := &eventStream{
 		log: s.events, w: w, rc: rc,
-		filter: eventFilter{application: r.FormValue("application"), kind: r.FormValue("type"), contains: r.FormValue("q")},
+		filter: eventFilter{application: r.FormValue("application"), kind: r.FormValue("type"), contains: r.FormValue("q"), request: r.FormValue("request")},
 	}
 	if !stream.begin(r.Header.Get("Last-Event-ID")) {
 		return

@@ -27,6 +27,8 @@ const (
 	maxAlias = 4 << 10
 	maxID    = 256
 	maxText  = 1 << 10
+	// maxRequestID is the longest id of a request that its events show.
+	maxRequestID = 64
 )
 
 // request is a message of an agent, with the payloads of all types in one.
@@ -37,10 +39,17 @@ type request struct {
 }
 
 type requestPayload struct {
-	Alias        string   `json:"alias"`
-	Amount       *float64 `json:"amount"`
-	AllocationID string   `json:"allocationId"`
-	Metadata     Metadata `json:"metadata"`
+	Alias        string          `json:"alias"`
+	Amount       *float64        `json:"amount"`
+	AllocationID string          `json:"allocationId"`
+	Metadata     requestMetadata `json:"metadata"`
+}
+
+// requestMetadata is what a message says of a request: what is kept with its allocation, and what its events alone show.
+type requestMetadata struct {
+	Metadata
+	// RequestID is the same for all that one HTTP request has caused: itself, and the jobs of workers.
+	RequestID string `json:"usageflowRequestId"`
 }
 
 // decodeRequest reads a message. Metadata of unexpected types is left out. Where the error is not nil
@@ -77,6 +86,7 @@ func (r request) lenient(data []byte) (request, error) {
 		status, _ := fields["responseStatusCode"].(float64)
 		p.Metadata.Status = int(status)
 		p.Metadata.DurationMS, _ = fields["requestDuration"].(float64)
+		p.Metadata.RequestID, _ = fields["usageflowRequestId"].(string)
 	}
 	return request{Type: m.Type, ID: m.ID, Payload: p}, err
 }
@@ -107,8 +117,11 @@ func (p *requestPayload) checked() (Micros, *refusal) {
 	return amount, nil
 }
 
-// bound cuts what is too long to keep.
-func (m *Metadata) bound() {
+// bound cuts what is too long to keep. Half an id would be another one.
+func (m *requestMetadata) bound() {
+	if len(m.RequestID) > maxRequestID {
+		m.RequestID = ""
+	}
 	for _, text := range []*string{&m.Method, &m.URL, &m.RawURL} {
 		if len(*text) > maxText {
 			*text = strings.ToValidUTF8((*text)[:maxText], "")

@@ -10,21 +10,24 @@ const most = 500; // rows
 const kinds = ["reserved", "denied", "settled", "voided", "refused"];
 
 export function events(view, page) {
-  const state = { type: page.params.get("type") || "", application: page.params.get("application") || "", q: page.params.get("q") || "" };
+  const state = { type: page.params.get("type") || "", application: page.params.get("application") || "", q: page.params.get("q") || "", request: page.params.get("request") || "" };
   let source = null, timer = 0, paused = false, tries = 0, waiting = [], drawing = 0, fresh = false;
   let seen = new Set();
 
   const rows = h("tbody", {});
   const table = h("div", { class: "card scroll tail", tabindex: 0, role: "region", "aria-label": "Events", hidden: true }, h("table", { class: "cards", id: "events", "data-test": "events" },
-    h("thead", {}, h("tr", {}, ["Time", "Event", "Ledger", "Amount", "Status", "Reason"].map((t) => h("th", { scope: "col", class: t === "Amount" || t === "Status" ? "number" : "" }, t)))), rows));
-  const none = empty("No event yet.", h("p", {}, "They appear here as requests come."));
+    h("thead", {}, h("tr", {}, ["Time", "Event", "Ledger", "Amount", "Status", "Request", "Reason"].map((t) => h("th", { scope: "col", class: t === "Amount" || t === "Status" ? "number" : "" }, t)))), rows));
+  const none = state.request ? empty("No event of this request.", h("p", {}, "The last 1,000 events are kept, of all requests."))
+    : empty("No event yet.", h("p", {}, "They appear here as requests come."));
+  const one = state.request && h("p", { class: "row one", "data-test": "request-filter" }, h("span", { class: "wrap" }, "Request ", h("code", {}, state.request)),
+    h("a", { class: "button", href: link("events"), "data-test": "request-clear" }, "Show all requests"));
   const gap = h("p", { id: "gap", class: "warning", role: "status", "data-test": "gap", hidden: true });
   const link_ = h("span", { id: "stream", class: "stream", role: "status", "data-test": "stream-state", "data-state": "waiting" }, "connecting");
   const pause = h("button", { type: "button", id: "pause", "data-test": "pause", "aria-pressed": "false", onclick: toggle }, "Pause");
   const filter = h("span", {}, applicationSelect([], "", true, () => {}));
   const type = select({ id: "type", "aria-label": "Type", "data-test": "type-filter", onchange: () => change({ type: type.value }) }, [["", "All types"], ...kinds], state.type);
   const search = h("input", { id: "search", type: "search", placeholder: "Search", "aria-label": "Search events", maxlength: 200, autocomplete: "off", value: state.q, "data-test": "search", oninput: soon(() => change({ q: search.value.trim() })) });
-  view.append(heading("Events", h("div", { class: "tools" }, link_, search, type, filter, pause)), gap, none, table);
+  view.append(heading(state.request ? "Events of one request" : "Events", h("div", { class: "tools" }, link_, search, type, filter, pause)), ...(one ? [one] : []), gap, none, table);
 
   api.get("/applications", {}, page.signal).then(
     ({ applications }) => filter.replaceChildren(applicationSelect(applications.map((a) => a.name), state.application, true, (application) => change({ application }))),
@@ -132,7 +135,14 @@ export function events(view, page) {
       cell("Time", clock(e.at)), cell("Event", badge(e.type, e.type)),
       cell("Ledger", e.alias ? [h("a", { class: "alias", href: link("ledger", { application: e.application, alias: e.alias }) }, e.alias), h("span", { class: "hint app" }, e.application)] : e.application || "–"),
       cell("Amount", e.amount === undefined || e.amount === null ? "–" : compact(e.amount), "number"),
-      cell("Status", e.status || "–", "number"), cell("Reason", e.reason || "", "wrap reason"));
+      cell("Status", e.status || "–", "number"), cell("Request", request(e.requestId), "request"), cell("Reason", e.reason || "", "wrap reason"));
+  }
+
+  /** request is the short form of an id, which leads to the events of that request, at all its ledgers. */
+  function request(id) {
+    if (!id) return "";
+    const short = h("code", { title: id }, id.slice(0, 8));
+    return id === state.request ? short : h("a", { href: link("events", { request: id }), "aria-label": "Events of request " + id, "data-test": "request" }, short);
   }
 
   page.signal.addEventListener("abort", () => {
