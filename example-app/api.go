@@ -13,10 +13,12 @@ import (
 
 	"github.com/usageflow/usageflow-go-middleware/core"
 	usageflow "github.com/usageflow/usageflow-go-middleware/middleware/gin"
+	"github.com/usageflow/usageflow-go-middleware/socket"
 )
 
-// api is the API that is metered: a shop with users, orders, reports and a text completion.
+// api is the API that is metered: a shop with users, orders, reports, a text completion, and pictures that workers make.
 type api struct {
+	workers *socket.Consumer
 	// wordDelay is the time between two events of a completion.
 	wordDelay time.Duration
 
@@ -35,8 +37,8 @@ type order struct {
 const maxOrders = 10_000
 
 // newRouter returns the API behind the metering middleware.
-func newRouter(flow *core.Flow) *gin.Engine {
-	a := &api{wordDelay: 40 * time.Millisecond}
+func newRouter(flow *core.Flow, workers *socket.Consumer) *gin.Engine {
+	a := &api{workers: workers, wordDelay: 40 * time.Millisecond}
 	r := gin.New()
 	r.Use(gin.Recovery())
 	r.GET("/debug/usage", gin.WrapH(flow.StatsHandler())) // before the middleware: it is not metered. For usageflow doctor; not for the public
@@ -47,6 +49,7 @@ func newRouter(flow *core.Flow) *gin.Engine {
 	r.GET("/api/reports", a.report)
 	r.POST("/api/completions", a.complete)
 	r.POST("/api/orders", a.placeOrder)
+	r.POST("/api/jobs", a.runJob)
 	r.GET("/api/legacy", func(c *gin.Context) { c.String(http.StatusOK, "the old API\n") })
 	return r
 }
@@ -154,6 +157,7 @@ func tryThis(apiURL, consoleURL string, needsToken bool) string {
 	line("  for i in 1 2 3 4 5 6; do curl -i -H 'X-User: acme' %s/api/reports; done   # the sixth in a minute is a 429", apiURL)
 	line("  curl -N -H 'X-User: acme' -d '{\"prompt\":\"one two three\"}' %s/api/completions   # streams, and costs what its last event says", apiURL)
 	line("  curl -d '{\"customer\":\"acme\",\"item\":\"pen\",\"quantity\":3}' %s/api/orders   # the customer is in the body", apiURL)
+	line("  curl -H 'X-User: acme' -d '{\"image\":\"sunset\",\"width\":200}' -o sunset.png %s/api/jobs   # a worker makes it, for 1 per 1000 pixels; the fifth in a minute is a 429", apiURL)
 	line("  curl -i %s/api/legacy   # blocked", apiURL)
 	if consoleURL != "" {
 		auth := ""

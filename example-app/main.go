@@ -1,5 +1,5 @@
 // Command example-app is a real API that is metered and limited per customer, with the UsageFlow service
-// embedded: one process shows everything.
+// embedded, and a worker process behind it: one command shows everything.
 //
 //	go run ./example-app
 package main
@@ -31,16 +31,22 @@ const (
 	exampleKey = "uf_dev_key"
 	// drainTimeout bounds each step of the way down.
 	drainTimeout = 10 * time.Second
+	// defaultBroker is where the broker listens.
+	defaultBroker = "127.0.0.1:9090"
 )
 
 type options struct {
 	listen  string
 	service string
+	broker  string
 	data    string
 	config  string
 }
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == workerCommand {
+		os.Exit(runWorker(os.Args[2:], os.Stdin, os.Stderr))
+	}
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
 }
 
@@ -69,6 +75,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	flags.SetOutput(stderr)
 	flags.StringVar(&opts.listen, "listen", "127.0.0.1:8080", "`address` of the API")
 	flags.StringVar(&opts.service, "service", "127.0.0.1:9000", "`address` of the embedded UsageFlow service; off: use the one at USAGEFLOW_URL. The API's key is USAGEFLOW_API_KEY, or the example's own")
+	flags.StringVar(&opts.broker, "broker", defaultBroker, "`address` of the broker, through which a worker process does the jobs of POST /api/jobs")
 	folder := "usageflow-example-app in the user's cache folder"
 	if cache, err := os.UserCacheDir(); err == nil {
 		folder = filepath.Join(cache, "usageflow-example-app")
@@ -76,7 +83,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	flags.StringVar(&opts.data, "data", "", "`folder` of the service's data (default "+folder+")")
 	flags.StringVar(&opts.config, "config", "", "`file` with the service's policies (default the example's own usageflow.yaml)")
 	flags.Usage = func() {
-		fmt.Fprintln(stderr, "example-app runs an API that UsageFlow meters and limits, with the service embedded.\n\nFlags:")
+		fmt.Fprintln(stderr, "example-app runs an API that UsageFlow meters and limits, with the service embedded\nand a worker process that does its jobs (POST /api/jobs).\n\nFlags:")
 		flags.PrintDefaults()
 	}
 	if err := flags.Parse(args); err != nil {
@@ -90,7 +97,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 }
 
 // serve runs the API and the service until ctx ends, then drains both: the API first, then what is to be
-// settled, then the service that takes it.
+// settled and the worker, then the service that they tell.
 func serve(ctx context.Context, opts options, stdout, stderr io.Writer) (err error) {
 	log := slog.New(slog.NewTextHandler(stderr, nil))
 	apiListener, err := listen(opts.listen, "-listen")
@@ -118,6 +125,17 @@ func serve(ctx context.Context, opts options, stdout, stderr io.Writer) (err err
 		consoleURL = "http://" + reachable(embedded.listener.Addr()) + "/"
 	}
 
+	side, err := startSidecar(opts.broker, &cfg)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, side.stop()) }()
+	worker, err := startWorker(side.address(), folder, stderr, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, worker.stop()) }()
+
 	flow, err := core.New(cfg)
 	if err != nil {
 		return err
@@ -129,7 +147,7 @@ func serve(ctx context.Context, opts options, stdout, stderr io.Writer) (err err
 	}()
 
 	gin.SetMode(gin.ReleaseMode)
-	server := &http.Server{Handler: newRouter(flow), ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn)}
+	server := &http.Server{Handler: newRouter(flow, side.jobs), ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn)}
 	failed := make(chan error, 1)
 	go func() { failed <- server.Serve(apiListener) }()
 	fmt.Fprintln(stdout, tryThis("http://"+reachable(apiListener.Addr()), consoleURL, os.Getenv(service.AdminTokenEnv) != ""))
