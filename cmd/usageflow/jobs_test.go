@@ -249,7 +249,7 @@ func TestJobsOfKilledWorkers(t *testing.T) {
 // keepWorker runs a worker until ctx ends, over and over where it is killed.
 func keepWorker(t *testing.T, ctx context.Context, addr, spool string, died chan<- string) { //nolint:revive // the test comes first
 	for ctx.Err() == nil {
-		cmd := exec.Command(os.Args[0], spool) //nolint:noctx // it is ended below
+		cmd := exec.Command(os.Args[0], spool)
 		cmd.Env = append(os.Environ(), runAsWorker+"="+addr)
 		cmd.Stderr = os.Stderr
 		out, err := cmd.StdoutPipe()

@@ -120,7 +120,7 @@ type child struct {
 func startChild(t testing.TB, before []string, kind string, args ...string) (*child, string) {
 	t.Helper()
 	argv := append(append(append([]string{}, before...), os.Args[0]), args...)
-	cmd := exec.Command(argv[0], argv[1:]...) //nolint:noctx // the cleanup ends it
+	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Env = append(os.Environ(), childEnv+"="+kind)
 	cmd.Stderr = os.Stderr
 	stdin, err := cmd.StdinPipe()

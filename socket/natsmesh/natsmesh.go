@@ -168,7 +168,7 @@ func (m *Mesh) whenJoined(f func()) {
 type boundedDialer struct{ *net.Dialer }
 
 func (d boundedDialer) Dial(network, address string) (net.Conn, error) {
-	conn, err := d.Dialer.Dial(network, address) //nolint:noctx // it has a timeout, and nats.go gives no context
+	conn, err := d.Dialer.Dial(network, address)
 	if err != nil {
 		return nil, err
 	}

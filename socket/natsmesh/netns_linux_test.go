@@ -28,7 +28,7 @@ func newNamespace(t *testing.T, name string) namespace {
 
 func (n namespace) ip(args ...string) {
 	n.t.Helper()
-	if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil { //nolint:noctx // it returns at once
+	if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
 		n.t.Fatalf("ip %s: %v\n%s", strings.Join(args, " "), err, out)
 	}
 }
