@@ -1,6 +1,7 @@
 package natsmesh
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -44,11 +45,13 @@ type tunnel struct {
 	outgoing bool   // this broker sends requests
 
 	mu       sync.Mutex
-	moved    sync.Cond          // something below has changed
+	moved    sync.Cond          // for Receive and Read: there is something to do
+	room     sync.Cond          // for Write: the window has room, or the tunnel has ended
 	in       [][]byte           // not yet read
 	expected uint64             // number of the next DATA
 	take     func([]byte) error // what arrives goes to it; nil before Receive
 	taking   bool               // somebody is in take
+	refused  error              // what take has returned: nothing more goes to it
 	read     uint64             // bytes
 	told     uint64             // how many of them the other end knows of
 	seq      uint64             // of the last DATA
@@ -66,7 +69,7 @@ var _ net.Conn = (*tunnel)(nil)
 
 func newTunnel(m *Mesh, id uint64, peer uuid.UUID, outgoing bool) *tunnel {
 	t := &tunnel{mesh: m, id: id, peer: peer, subject: m.subjectOf(peer, id), outgoing: outgoing, expected: 1}
-	t.moved.L = &t.mu
+	t.moved.L, t.room.L = &t.mu, &t.mu
 	return t
 }
 
@@ -86,10 +89,10 @@ func (t *tunnel) receive(h header, data []byte) {
 	}
 	t.expected++
 	t.ackLocked(h.ack)
-	t.moved.Broadcast()
-	if t.take == nil || t.taking || len(t.in) > 0 || len(data) > inline {
+	if t.take == nil || t.taking || t.refused != nil || len(t.in) > 0 || len(data) > inline {
 		if len(data) > 0 {
 			t.in = append(t.in, data)
+			t.moved.Signal()
 		}
 		t.mu.Unlock()
 		return
@@ -105,14 +108,16 @@ func (t *tunnel) taken(n int, err error) {
 	t.taking = false
 	t.read += uint64(n)
 	if err != nil {
-		t.failLocked(err)
+		t.refused = err
 	}
 	tell := t.read-t.told >= ackEvery && t.err == nil
 	if tell {
 		t.told = t.read
 	}
 	h := header{kind: kindAck, tunnel: t.id, ack: t.read}
-	t.moved.Broadcast()
+	if err != nil || len(t.in) > 0 || t.err != nil {
+		t.moved.Signal()
+	}
 	t.mu.Unlock()
 	if tell {
 		if err := t.mesh.publish(t.subject, h.append(nil)); err != nil {
@@ -126,16 +131,17 @@ func (t *tunnel) Receive(take func(piece []byte) error) error {
 	t.mu.Lock()
 	t.take = take
 	for {
-		for t.taking || len(t.in) == 0 && t.err == nil {
-			if !t.waitLocked(&t.readBy) {
+		for t.taking || t.refused == nil && len(t.in) == 0 && t.err == nil {
+			if !t.waitLocked(&t.moved, &t.readBy) {
 				t.take = nil
 				t.mu.Unlock()
 				return os.ErrDeadlineExceeded
 			}
 		}
-		if len(t.in) == 0 {
+		if t.refused != nil || len(t.in) == 0 {
 			defer t.mu.Unlock()
-			return t.err
+			t.take = nil
+			return cmp.Or(t.refused, t.err)
 		}
 		piece := t.in[0]
 		t.in[0] = nil
@@ -152,13 +158,13 @@ func (t *tunnel) ack(n uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.ackLocked(n)
-	t.moved.Broadcast()
 }
 
 func (t *tunnel) ackLocked(n uint64) {
 	if n > t.acked && n <= t.sent {
 		t.mesh.flying.Add(int64(t.acked) - int64(n))
 		t.acked = n
+		t.room.Signal()
 	}
 }
 
@@ -182,7 +188,8 @@ func (t *tunnel) failLocked(err error) {
 	}
 	t.mesh.flying.Add(int64(t.acked) - int64(t.sent))
 	t.acked = t.sent
-	t.moved.Broadcast()
+	t.moved.Signal()
+	t.room.Signal()
 	t.mesh.forget(t)
 }
 
@@ -191,7 +198,7 @@ func (t *tunnel) Read([]byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for t.err == nil {
-		if !t.waitLocked(&t.readBy) {
+		if !t.waitLocked(&t.moved, &t.readBy) {
 			return 0, os.ErrDeadlineExceeded
 		}
 		t.in = nil
@@ -199,10 +206,10 @@ func (t *tunnel) Read([]byte) (int, error) {
 	return 0, t.err
 }
 
-// waitLocked waits until something has changed. It returns false when the deadline is over.
-func (t *tunnel) waitLocked(deadline *time.Time) bool {
+// waitLocked waits for c. It returns false when the deadline is over.
+func (t *tunnel) waitLocked(c *sync.Cond, deadline *time.Time) bool {
 	if deadline.IsZero() {
-		t.moved.Wait()
+		c.Wait()
 		return true
 	}
 	left := time.Until(*deadline)
@@ -211,10 +218,10 @@ func (t *tunnel) waitLocked(deadline *time.Time) bool {
 	}
 	timer := time.AfterFunc(left, func() {
 		t.mu.Lock()
-		t.moved.Broadcast()
+		c.Signal()
 		t.mu.Unlock()
 	})
-	t.moved.Wait()
+	c.Wait()
 	timer.Stop()
 	return true
 }
@@ -224,7 +231,7 @@ func (t *tunnel) Write(p []byte) (n int, err error) {
 	for n < len(p) {
 		t.mu.Lock()
 		for t.err == nil && t.sent-t.acked >= window {
-			if !t.waitLocked(&t.writeBy) {
+			if !t.waitLocked(&t.room, &t.writeBy) {
 				t.mu.Unlock()
 				return n, os.ErrDeadlineExceeded
 			}
@@ -292,16 +299,16 @@ func (t *tunnel) SetDeadline(at time.Time) error {
 }
 
 // SetReadDeadline implements net.Conn.
-func (t *tunnel) SetReadDeadline(at time.Time) error { return t.setDeadline(&t.readBy, at) }
+func (t *tunnel) SetReadDeadline(at time.Time) error { return t.setDeadline(&t.moved, &t.readBy, at) }
 
 // SetWriteDeadline implements net.Conn.
-func (t *tunnel) SetWriteDeadline(at time.Time) error { return t.setDeadline(&t.writeBy, at) }
+func (t *tunnel) SetWriteDeadline(at time.Time) error { return t.setDeadline(&t.room, &t.writeBy, at) }
 
-func (t *tunnel) setDeadline(which *time.Time, at time.Time) error {
+func (t *tunnel) setDeadline(c *sync.Cond, which *time.Time, at time.Time) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	*which = at
-	t.moved.Broadcast()
+	c.Signal()
 	return nil
 }
 
