@@ -35,9 +35,12 @@ type BrokerTransport struct {
 	heard   atomic.Int64 // when it was last known whether the sidecar is connected, as sinceEpoch; 0: never
 	down    atomic.Bool  // it was not
 	asking  atomic.Bool
-	askers  sync.WaitGroup
+	running sync.WaitGroup  // every goroutine
 	life    context.Context // ends with Close
 	endLife context.CancelFunc
+
+	mu   sync.Mutex  // Close waits for no goroutine that begins after it
+	lane *brokerLane // the last one
 }
 
 var _ Transport = (*BrokerTransport)(nil)
@@ -110,7 +113,11 @@ func (t *BrokerTransport) IsConnected() bool {
 		every = askDisconnected
 	}
 	if time.Duration(sinceEpoch()-t.heard.Load()) > every && t.asking.CompareAndSwap(false, true) {
-		t.askers.Go(t.ask)
+		t.mu.Lock()
+		if t.life.Err() == nil {
+			t.running.Go(t.ask)
+		}
+		t.mu.Unlock()
 	}
 	return !down
 }
@@ -125,9 +132,11 @@ func (t *BrokerTransport) ask() {
 
 // Close implements Transport. It closes the consumer; messages that wait for a reply get ErrClosed.
 func (t *BrokerTransport) Close() error {
+	t.mu.Lock()
 	t.endLife()
+	t.mu.Unlock()
 	err := t.consumer.Close()
-	t.askers.Wait()
+	t.running.Wait()
 	return err
 }
 

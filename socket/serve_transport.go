@@ -26,7 +26,7 @@ func ServeTransport(p *Provider, t Transport) error {
 		}()
 	}
 	go func() {
-		if err := p.Serve(context.Background(), sidecar{t}.answer); err != nil && !errors.Is(err, ErrClosed) {
+		if err := p.Serve(context.Background(), newSidecar(t).answer); err != nil && !errors.Is(err, ErrClosed) {
 			p.client.cfg.log.Error("the sidecar has ended", "error", err)
 		}
 	}()
@@ -34,12 +34,26 @@ func ServeTransport(p *Provider, t Transport) error {
 }
 
 // sidecar answers messages from a transport.
-type sidecar struct{ transport Transport }
+type sidecar struct {
+	transport Transport
+	lanes     *sidecarLanes // nil where the transport has none
+}
+
+func newSidecar(t Transport) sidecar {
+	s := sidecar{transport: t}
+	if lanes, ok := t.(wire.LaneTransport); ok && lanes.Self() == any(t) {
+		s.lanes = &sidecarLanes{transport: lanes, byID: map[string]*sidecarLaneEntry{}}
+	}
+	return s
+}
 
 // answer is a Handler.
 func (s sidecar) answer(ctx context.Context, r *Request) (io.Reader, error) {
 	kind := r.Metadata[sidecarKind]
-	if kind == sidecarStatus {
+	switch kind {
+	case sidecarBatch:
+		return s.answerBatch(ctx, r)
+	case sidecarStatus:
 		if !s.transport.IsConnected() {
 			return nil, sidecarFailure(ErrNotConnected)
 		}
@@ -58,7 +72,7 @@ func (s sidecar) answer(ctx context.Context, r *Request) (io.Reader, error) {
 	m.ID = "" // of several workers two may have the same; the transport makes one
 	resp, err := s.transport.Call(ctx, m)
 	if err == nil && resp == nil {
-		err = errors.New("the transport gave no reply")
+		err = errNoReply
 	}
 	var text []byte
 	if err == nil {
@@ -76,12 +90,18 @@ func readMessage(r io.Reader) (*UsageFlowSocketMessage, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the message: %w", err)
 	}
+	return parseMessage(text)
+}
+
+func parseMessage(text []byte) (*UsageFlowSocketMessage, error) {
 	var envelope wire.Reply
 	if err := envelope.Parse(text); err != nil {
 		return nil, err
 	}
 	payload := json.RawMessage(envelope.Payload)
 	switch {
+	case len(text) > maxSidecarMessage:
+		return nil, errMessageTooLarge
 	case len(envelope.Type) == 0:
 		return nil, errors.New("a message without a type")
 	case payload == nil:
