@@ -50,7 +50,7 @@ func (m *Mesh) Find(channel uuid.UUID) {
 	f.timer = time.AfterFunc(findTimeout, func() { m.give(channel, f) })
 	m.finds[channel] = f
 	m.mu.Unlock()
-	m.dial(m.channelSubject(channel), channel, f)
+	go m.dial(m.channelSubject(channel), channel, f) // NATS may take its time, which the caller's connection has not
 }
 
 // dial asks for a tunnel.
