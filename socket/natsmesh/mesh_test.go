@@ -36,12 +36,12 @@ func TestConfig(t *testing.T) {
 			t.Errorf("%+v: no error", cfg)
 		}
 	}
-	m, err := natsmesh.New(natsmesh.Config{URL: "nats://bad url", Logger: slog.New(slog.DiscardHandler)})
+	m, err := natsmesh.New(natsmesh.Config{URL: "nats://user:password@bad url", Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := socket.NewServer("0", quiet, socket.WithMesh(m)).Start(); err == nil {
-		t.Error("no error with a bad URL")
+	if err := socket.NewServer("0", quiet, socket.WithMesh(m)).Start(); err == nil || strings.Contains(err.Error(), "password") {
+		t.Errorf("with a bad URL: %v", err)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"net/url"
 	"strconv"
 	"strings"
 	"sync"
@@ -126,6 +127,9 @@ func (m *Mesh) Join(n mesh.Node) error {
 		}),
 	)
 	nc, err := nats.Connect(m.cfg.URL, opts...)
+	if bad := (*url.Error)(nil); errors.As(err, &bad) {
+		return fmt.Errorf("natsmesh: the URL: %w", bad.Err) // which may hold a password, and is left out
+	}
 	if err != nil {
 		return err
 	}
