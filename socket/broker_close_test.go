@@ -241,7 +241,7 @@ func TestBrokerCloseInTheMiddle(t *testing.T) {
 				go func() { sent <- send(e) }()
 			}
 			go func() { ran <- test.run(e) }()
-			eventually(t, "the request runs", func() bool { return e.rig.server.Stats().Streams > 0 })
+			eventually(t, "the request runs", func() bool { return e.rig.far.Stats().Streams > 0 })
 			took := returnsWithin(t, 5*time.Second, "Close", func() {
 				if err := test.close(e); err != nil {
 					t.Errorf("Close: %v", err)

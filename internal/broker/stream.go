@@ -65,6 +65,11 @@ func (s *Stream) Deadline() int64 { return s.deadline.at }
 // receive takes an OPEN's, HEAD's or DATA's data.
 func (s *Stream) receive(f *Frame, b *Batch) error {
 	n := int64(len(f.Payload))
+	ended := f.Flags&frame.FlagEnd != 0
+	over := ended && s.endpoint.role == frame.Consumer
+	if over {
+		s.leave() // before anybody can see the end, who may then send the next request
+	}
 	s.mu.Lock()
 	if unread := s.err != nil || s.failed; unread {
 		s.mu.Unlock()
@@ -72,6 +77,9 @@ func (s *Stream) receive(f *Frame, b *Batch) error {
 	}
 	if err := s.check(f); err != nil {
 		s.mu.Unlock()
+		if over {
+			s.fail(ErrLost) // the connection is about to end, and does not know it any more
+		}
 		return err
 	}
 	s.failing = s.failing || f.Flags&frame.FlagError != 0
@@ -84,7 +92,6 @@ func (s *Stream) receive(f *Frame, b *Batch) error {
 	} else if n > 0 {
 		s.keep(f)
 	}
-	ended := f.Flags&frame.FlagEnd != 0
 	if ended {
 		s.fin = io.EOF
 		if s.failing {
@@ -97,8 +104,9 @@ func (s *Stream) receive(f *Frame, b *Batch) error {
 		s.grant(grant)
 		b.touch(&s.endpoint.Out)
 	}
-	if ended && s.endpoint.role == frame.Consumer {
-		s.finish()
+	if over {
+		s.endpoint.clock.remove(s)
+		s.ended(nil)
 	}
 	return nil
 }
@@ -135,15 +143,12 @@ func (s *Stream) keep(f *Frame) {
 	s.received.push(segment{append([]byte(nil), f.Payload...), nil})
 }
 
-// finish takes a consumer's stream whose answer is complete out of the table: what it still had to send,
-// nobody waits for.
-func (s *Stream) finish() {
+// leave takes a stream out of the table: what it still had to send, nobody waits for.
+func (s *Stream) leave() {
 	s.endpoint.Out.mu.Lock()
 	delete(s.endpoint.table, s.send.id)
 	s.endpoint.Out.drop(&s.send)
 	s.endpoint.Out.mu.Unlock()
-	s.endpoint.clock.remove(s)
-	s.ended(nil)
 }
 
 // ended tells the owner of the end, once.
@@ -170,18 +175,14 @@ func (s *Stream) receiveReset(err *Error) { s.fail(err) }
 // fail ends the stream because of what the peer or the relay said, or because the connection is gone.
 // What was received may still be read.
 func (s *Stream) fail(err error) {
+	s.leave() // as in receive
 	s.mu.Lock()
 	if s.fin == nil {
 		s.fin = err
 	}
 	s.began, s.failed = true, true
 	s.mu.Unlock()
-	e := s.endpoint
-	e.Out.mu.Lock()
-	delete(e.table, s.send.id)
-	e.Out.drop(&s.send)
-	e.Out.mu.Unlock()
-	e.clock.remove(s)
+	s.endpoint.clock.remove(s)
 	s.ended(err)
 }
 
