@@ -52,21 +52,28 @@ func runService(args []string) (err error) {
 	if b.rounds < 1 || b.lap <= 0 {
 		return errors.New("rounds and lap must be more than nothing")
 	}
-	if b.dir, err = os.MkdirTemp(".", "service-*.tmp"); err != nil { // beside the sources: on a disk, which a temporary folder may not be
+	if b.dir, b.binary, err = buildProgram("service"); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(b.dir)) }()
-	if b.dir, err = filepath.Abs(b.dir); err != nil {
-		return err
-	}
-	b.binary = filepath.Join(b.dir, "usageflow")
-	build := exec.Command("go", "build", "-o", b.binary, "./cmd/usageflow")
-	build.Dir = ".." // the module that has the service
-	build.Stderr = os.Stderr
-	if err := build.Run(); err != nil {
-		return fmt.Errorf("build the service: %w", err)
-	}
 	return b.run()
+}
+
+// buildProgram builds usageflow in a folder of its own beside the sources: on a disk, which a temporary folder may not be.
+func buildProgram(benchmark string) (dir, binary string, err error) {
+	if dir, err = os.MkdirTemp(".", benchmark+"-*.tmp"); err != nil {
+		return "", "", err
+	}
+	if dir, err = filepath.Abs(dir); err != nil {
+		return "", "", err
+	}
+	binary = filepath.Join(dir, "usageflow")
+	build := exec.Command("go", "build", "-o", binary, "./cmd/usageflow")
+	build.Dir, build.Stderr = "..", os.Stderr // the module that has the program
+	if err := build.Run(); err != nil {
+		return "", "", errors.Join(fmt.Errorf("build usageflow: %w", err), os.RemoveAll(dir))
+	}
+	return dir, binary, nil
 }
 
 // measurement is a row of the table.

@@ -46,19 +46,10 @@ func runWorkers(args []string) (err error) {
 	if b.rounds < 1 || b.jobs < 100 || b.idle < 1 {
 		return errors.New("at least one round, 100 jobs, one worker")
 	}
-	if b.dir, err = os.MkdirTemp(".", "workers-*.tmp"); err != nil { // beside the sources: on a disk, which a temporary folder may not be
+	if b.dir, b.binary, err = buildProgram("workers"); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(b.dir)) }()
-	if b.dir, err = filepath.Abs(b.dir); err != nil {
-		return err
-	}
-	b.binary = filepath.Join(b.dir, "usageflow")
-	build := exec.Command("go", "build", "-o", b.binary, "./cmd/usageflow")
-	build.Dir, build.Stderr = "..", os.Stderr
-	if err := build.Run(); err != nil {
-		return fmt.Errorf("build usageflow: %w", err)
-	}
 	columns := []string{
 		"limited job, pool, µs", "limited job, sidecar, µs", "sidecar of pool", "durable job, pool, µs", "durable job, sidecar, µs", "sidecar of pool",
 		"metered job, pool, µs", "metered job, sidecar, µs", "request, one broker, µs", "request, over the mesh, µs", "mesh of one broker",

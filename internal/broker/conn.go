@@ -224,16 +224,6 @@ func (c *Conn) refuse(x *exchange, id uint64, code frame.Code) {
 	}
 }
 
-// put queues a frame that came from the other leg. It needs Out.mu.
-func (l *leg) put(f *Frame) {
-	if len(f.Payload) >= passOn && f.buf != nil {
-		f.buf.retain()
-		l.conn.Out.putWhole(&l.send, f.raw, f.Flags, f.buf)
-		return
-	}
-	l.conn.Out.putCopy(&l.send, f.Type, f.Flags, nil, f.Payload)
-}
-
 // pass puts a HEAD or DATA that came from the other leg into this one's outbox.
 func (l *leg) pass(f *Frame, b *Batch) error {
 	out := &l.conn.Out

@@ -64,6 +64,16 @@ func (l *leg) begin(x *exchange, conn *Conn, id uint64, other *leg, allow, reser
 	l.allow, l.room = allow, reserved
 }
 
+// put queues a frame that came from the other leg. It needs Out.mu.
+func (l *leg) put(f *Frame) {
+	if len(f.Payload) >= passOn && f.buf != nil {
+		f.buf.retain()
+		l.conn.Out.putWhole(&l.send, f.raw, f.Flags, f.buf)
+		return
+	}
+	l.conn.Out.putCopy(&l.send, f.Type, f.Flags, nil, f.Payload)
+}
+
 // remove takes the leg out of its connection's table and forgets what it has queued. It needs Out.mu.
 func (l *leg) remove() {
 	if l.gone {

@@ -111,6 +111,19 @@ func TestByLoad(t *testing.T) {
 	}
 }
 
+// hold sends a request whose answer is to be "b", and says what has become of it.
+func hold(c *socket.Consumer) chan error {
+	held := make(chan error, 1)
+	go func() {
+		text, err := send(c, "held")
+		if err == nil && text != "b" {
+			err = errors.New(text)
+		}
+		held <- err
+	}()
+	return held
+}
+
 // A broker that is busy refuses, and the request goes to another one; where there is none, the consumer is told.
 func TestBusyElsewhere(t *testing.T) {
 	url := startNATS(t, -1).ClientURL()
@@ -125,14 +138,7 @@ func TestBusyElsewhere(t *testing.T) {
 		return strings.NewReader("b"), nil
 	})
 	client := consumer(t, a, channel)
-	held := make(chan error, 1)
-	go func() {
-		text, err := send(client, "held")
-		if err == nil && text != "b" {
-			err = errors.New(text)
-		}
-		held <- err
-	}()
+	held := hold(client)
 	eventually(t, "the first runs", func() bool { return b.Stats().Streams == 1 })
 	if _, err := send(client, "x"); !errors.Is(err, socket.ErrBusy) {
 		t.Errorf("the only broker is busy: %v", err)
@@ -220,14 +226,7 @@ func TestDrain(t *testing.T) {
 		return strings.NewReader("b"), nil
 	})
 	client := consumer(t, a, channel)
-	held := make(chan error, 1)
-	go func() {
-		text, err := send(client, "held")
-		if err == nil && text != "b" {
-			err = errors.New(text)
-		}
-		held <- err
-	}()
+	held := hold(client)
 	eventually(t, "it runs", func() bool { return b.Stats().Streams == 1 })
 	provider(t, broker(t, url), channel, says("c"))
 	stopped := make(chan error, 1)

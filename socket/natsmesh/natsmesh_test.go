@@ -56,7 +56,12 @@ func broker(t testing.TB, url string, opts ...socket.ServerOption) *socket.Serve
 
 func consumer(t testing.TB, s *socket.Server, channel uuid.UUID) *socket.Consumer {
 	t.Helper()
-	c, err := socket.NewConsumer("127.0.0.1:"+s.Port(), channel, quiet)
+	return consumerAt(t, s.Port(), channel)
+}
+
+func consumerAt(t testing.TB, port string, channel uuid.UUID) *socket.Consumer {
+	t.Helper()
+	c, err := socket.NewConsumer("127.0.0.1:"+port, channel, quiet)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,7 +71,12 @@ func consumer(t testing.TB, s *socket.Server, channel uuid.UUID) *socket.Consume
 
 func provider(t testing.TB, s *socket.Server, channel uuid.UUID, h socket.Handler) *socket.Provider {
 	t.Helper()
-	p, err := socket.NewProvider("127.0.0.1:"+s.Port(), channel, quiet)
+	return providerAt(t, s.Port(), channel, h)
+}
+
+func providerAt(t testing.TB, port string, channel uuid.UUID, h socket.Handler) *socket.Provider {
+	t.Helper()
+	p, err := socket.NewProvider("127.0.0.1:"+port, channel, quiet)
 	if err != nil {
 		t.Fatal(err)
 	}

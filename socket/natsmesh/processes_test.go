@@ -18,30 +18,6 @@ import (
 	"github.com/usageflow/usageflow-go-middleware/socket"
 )
 
-// connectTo makes a consumer and a provider of brokers that are processes of their own.
-func connectTo(t *testing.T, consumerPort, providerPort string, channel uuid.UUID, h socket.Handler) *socket.Consumer {
-	t.Helper()
-	p, err := socket.NewProvider("127.0.0.1:"+providerPort, channel, quiet)
-	if err != nil {
-		t.Fatal(err)
-	}
-	served := make(chan struct{})
-	go func() {
-		defer close(served)
-		_ = p.Serve(context.Background(), h)
-	}()
-	t.Cleanup(func() {
-		_ = p.Close()
-		<-served
-	})
-	c, err := socket.NewConsumer("127.0.0.1:"+consumerPort, channel, quiet)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = c.Close() })
-	return c
-}
-
 // numbers is a stream of n bytes that no other stream has: words that count, each with the stream's number.
 type numbers struct {
 	stream uint64
@@ -93,11 +69,13 @@ func TestStreamsOverThreeProcesses(t *testing.T) {
 	for i := range ports {
 		_, ports[i] = startChild(t, nil, "broker", url)
 	}
-	c := connectTo(t, ports[0], ports[2], uuid.New(), func(_ context.Context, r *socket.Request) (io.Reader, error) {
+	channel := uuid.New()
+	providerAt(t, ports[2], channel, func(_ context.Context, r *socket.Request) (io.Reader, error) {
 		var n [8]byte
 		_, err := io.ReadFull(r.Reader, n[:])
 		return &numbers{stream: binary.LittleEndian.Uint64(n[:]), n: size}, err
 	})
+	c := consumerAt(t, ports[0], channel)
 	start := time.Now()
 	var next atomic.Int64
 	var all sync.WaitGroup
@@ -130,7 +108,8 @@ func TestBrokerIsLost(t *testing.T) {
 			lost, far := startChild(t, nil, "broker", url)
 			_, other := startChild(t, nil, "broker", url)
 			channel := uuid.New()
-			c := connectTo(t, near, far, channel, func(ctx context.Context, _ *socket.Request) (io.Reader, error) { return endlessReader{ctx}, nil })
+			providerAt(t, far, channel, func(ctx context.Context, _ *socket.Request) (io.Reader, error) { return endlessReader{ctx}, nil })
+			c := consumerAt(t, near, channel)
 			var answers []io.Reader
 			for range 20 {
 				answer, err := c.Send(strings.NewReader("x"), time.Hour)
@@ -154,7 +133,7 @@ func TestBrokerIsLost(t *testing.T) {
 			if took := time.Since(start); took > 5*time.Second {
 				t.Errorf("it took %v", took)
 			}
-			_ = connectTo(t, near, other, channel, says("other"))
+			providerAt(t, other, channel, says("other"))
 			eventually(t, "the other is found", func() bool {
 				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 				defer cancel()
