@@ -86,13 +86,14 @@ func (s *Server) link(role Role, channel uuid.UUID, conn net.Conn) *serverConn {
 	c := &serverConn{server: s, raw: conn, conn: conn, ended: make(chan struct{}), peer: Peer{Role: role, Channel: channel, RemoteAddr: conn.RemoteAddr()}}
 	c.node = s.relay.NewLink(frame.Role(role), channel)
 	c.startLink()
+	connected := make(chan struct{})
 	s.mu.Lock()
 	running := s.state == serverRunning
 	if running {
 		s.conns[c] = struct{}{}
 		s.links++
 		s.wg.Go(func() {
-			s.relay.Connect(c.node)
+			<-connected
 			c.link.flush()
 			c.run()
 			s.mu.Lock()
@@ -101,7 +102,10 @@ func (s *Server) link(role Role, channel uuid.UUID, conn net.Conn) *serverConn {
 		})
 	}
 	s.mu.Unlock()
-	if !running {
+	if running {
+		s.relay.Connect(c.node) // from here on requests find it
+		close(connected)
+	} else {
 		c.leave()
 	}
 	return c
